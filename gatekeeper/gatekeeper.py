@@ -1,0 +1,292 @@
+"""The front door: authenticate → read one request → map → authorise → route (gatekeeper.md §4).
+
+One method serves one connection. Until a client is authenticated and mapped it can cost us one
+handshake, one bounded message and nothing else; a client whose certificate is refused still gets a
+readable answer (wire-protocol.md P20), from a request for delegation whose key nobody keeps.
+"""
+
+import asyncio
+import secrets
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+
+from gatekeeper.authorisation import AuthorisationRequest, Authoriser, Denied
+from gatekeeper.keypool import KeyPool
+from gatekeeper.limits import ConnectionLimits
+from gatekeeper.metrics import Metrics
+from jobmanager.contacts import ContactHandler
+from jobmanager.service import JobService, Submitted, SubmitRequest
+from protocol.aio.delegation import discard_delegation, read_flag, receive_delegation
+from protocol.aio.gsi import Acceptor, GsiStream
+from protocol.aio.raw import RawStream
+from protocol.connection import NEED_DATA, Connection, Role
+from protocol.errors import GramError, ProtocolError, RemoteProtocolError
+from protocol.gsi.credential import Credential
+from protocol.messages import (
+    HttpError,
+    JobReply,
+    JobRequest,
+    Ping,
+    PingReply,
+    VersionReply,
+    VersionRequest,
+)
+from protocol.tables import ErrorCode
+
+log = structlog.get_logger("gatekeeper")
+
+TLS_HANDSHAKE_RECORD = 0x16
+DELEGATE = b"D"
+
+Request = Ping | VersionRequest | JobRequest
+Reply = PingReply | VersionReply | JobReply | HttpError
+
+
+@dataclass(frozen=True, slots=True)
+class GatekeeperService:
+    """One entry of the configuration's `services` as the front door needs it."""
+
+    name: str
+    accept_limited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds a client has for the handshake and for its whole request."""
+
+    handshake: float = 30.0
+    request: float = 60.0
+    answer: float = 600.0
+
+
+class Refused(Exception):
+    """The request ends with an HTTP status; the reason is for our log only."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Gatekeeper:
+    """Serves connections to the gatekeeper port."""
+
+    def __init__(
+        self,
+        *,
+        acceptor: Acceptor,
+        authoriser: Authoriser,
+        jobs: JobService,
+        keys: KeyPool,
+        services: dict[str, GatekeeperService],
+        default_service: str,
+        limits: ConnectionLimits,
+        metrics: Metrics,
+        deadlines: Deadlines,
+        shared_contacts: ContactHandler | None,
+    ) -> None:
+        self._acceptor = acceptor
+        self._authoriser = authoriser
+        self._jobs = jobs
+        self._keys = keys
+        self._services = services
+        self._default_service = default_service
+        self._limits = limits
+        self._metrics = metrics
+        self._deadlines = deadlines
+        self._shared = shared_contacts
+
+    async def handle(self, raw: RawStream) -> None:
+        """Serve one connection; never raises for what a client did."""
+        with structlog.contextvars.bound_contextvars(
+            request=secrets.token_hex(6), peer=raw.peer_address
+        ):
+            with self._admitted(raw.peer_address) as admitted:
+                if admitted:
+                    await self._connection(raw)
+            await raw.aclose()
+
+    @contextmanager
+    def _admitted(self, address: str) -> Iterator[bool]:
+        if not self._limits.enter(address):
+            self._metrics.connection("refused-limit")
+            log.warning("connection.refused", reason="too many connections")
+            yield False
+            return
+        self._metrics.connection_opened()
+        try:
+            yield True
+        finally:
+            self._limits.leave(address)
+            self._metrics.connection_closed()
+
+    async def _connection(self, raw: RawStream) -> None:
+        try:
+            async with asyncio.timeout(self._deadlines.handshake):
+                if self._shared is not None and await raw.first_byte() == TLS_HANDSHAKE_RECORD:
+                    shared = True
+                else:
+                    shared = False
+                    stream = await self._acceptor.accept(raw, gatekeeper=True)
+        except TimeoutError:
+            self._failed("timeout", "no complete handshake in time")
+            return
+        except (GramError, OSError) as error:
+            self._failed("protocol", str(error))
+            return
+        if shared and self._shared is not None:
+            await self._shared.handle(raw, self._acceptor)
+            return
+        try:
+            await self._request(stream)
+        except (ProtocolError, OSError, TimeoutError) as error:
+            self._metrics.connection("broken")
+            log.info("connection.broken", reason=str(error) or type(error).__name__)
+        finally:
+            await stream.aclose()
+
+    def _failed(self, reason: str, text: str) -> None:
+        self._metrics.handshake_failed(reason)
+        log.info("handshake.failed", reason=reason, detail=text)
+
+    async def _request(self, stream: GsiStream) -> None:
+        connection = Connection(Role.GATEKEEPER_SERVER)
+        async with asyncio.timeout(self._deadlines.request):
+            credential = await self._delegation(stream)
+            try:
+                request = await _read(stream, connection)
+            except RemoteProtocolError as error:
+                self._metrics.request("malformed", str(error.http_status))
+                log.info("request.malformed", reason=error.message)
+                await stream.send(connection.send(_malformed(error)))
+                return
+        if request is None:
+            self._metrics.connection("no-request")
+            return
+        async with asyncio.timeout(self._deadlines.answer):
+            await self._respond(stream, connection, request, credential)
+        self._metrics.connection("served")
+
+    async def _delegation(self, stream: GsiStream) -> Credential | None:
+        if await read_flag(stream) != DELEGATE:
+            return None
+        if stream.peer is None:
+            await discard_delegation(stream, self._keys.refused_request)
+            return None
+        key = await self._keys.get(stream.peer.identity)
+        return await receive_delegation(stream, key.key, key.request)
+
+    async def _respond(
+        self,
+        stream: GsiStream,
+        connection: Connection,
+        request: Request,
+        credential: Credential | None,
+    ) -> None:
+        kind = type(request).__name__.removesuffix("Request").lower()
+        submitted = None
+        reply: Reply
+        try:
+            account = await self._admit(stream, request)
+            match request:
+                case Ping():
+                    reply = PingReply()
+                case VersionRequest():
+                    version = self._jobs.version
+                    reply = VersionReply(version.version or "", version.toolkit_version or "")
+                case JobRequest():
+                    submitted = await self._submit(stream, request, account, credential)
+                    reply = submitted.reply
+        except Refused as error:
+            reply = HttpError(error.status)
+            log.info("request.refused", kind=kind, status=error.status, reason=error.reason)
+        self._metrics.request(kind, _result(reply))
+        delivered = False
+        try:
+            await stream.send(connection.send(reply))
+            delivered = True
+        finally:
+            if submitted is not None:
+                submitted.replied(delivered=delivered)
+
+    async def _admit(self, stream: GsiStream, request: Request) -> str:
+        """Checks in the order of gatekeeper.md §4; returns the account or raises Refused."""
+        if stream.peer is None:
+            refusal = stream.refusal
+            self._metrics.handshake_failed("untrusted" if refusal is None else refusal.reason.name)
+            raise Refused(403, f"the client's certificate is refused: {refusal}")
+        asked = AuthorisationRequest(
+            identity=stream.peer.identity,
+            service=request.service,
+            requested_user=request.user,
+            address=stream.address,
+        )
+        try:
+            account = await self._authoriser.authorise(asked)
+        except Denied as error:
+            raise Refused(error.http_status, error.text) from error
+        service = self._services.get(self._service_name(request.service))
+        if service is None:
+            raise Refused(404, f"there is no service {request.service!r}")
+        if stream.peer.limited and not service.accept_limited:
+            raise Refused(403, f"a limited proxy may not use the service {service.name}")
+        log.info(
+            "request.authorised",
+            identity=stream.peer.identity,
+            account=account,
+            service=service.name,
+            kind=type(request).__name__,
+        )
+        return account
+
+    def _service_name(self, asked: str) -> str:
+        return self._default_service if asked == "jobmanager" else asked
+
+    async def _submit(
+        self, stream: GsiStream, request: JobRequest, account: str, credential: Credential | None
+    ) -> Submitted:
+        if stream.peer is None:
+            raise Refused(403, "not authenticated")
+        return await self._jobs.submit(
+            SubmitRequest(
+                identity=stream.peer.identity,
+                account=account,
+                service=self._service_name(request.service),
+                rsl=request.rsl,
+                callback_url=request.callback_url,
+                state_mask=request.state_mask,
+                credential=credential,
+                client_address=stream.address,
+            )
+        )
+
+
+async def _read(stream: GsiStream, connection: Connection) -> Request | None:
+    """The request, or None when the client left without one."""
+    while (event := connection.next_event()) is NEED_DATA:
+        data = await stream.receive()
+        connection.receive_data(data)
+        if not data and connection.next_event() is NEED_DATA:
+            return None
+    if not isinstance(event, Ping | VersionRequest | JobRequest):
+        raise RemoteProtocolError(ErrorCode.HTTP_UNPACK_FAILED, "not a gatekeeper request")
+    return event
+
+
+def _malformed(error: RemoteProtocolError) -> JobReply | HttpError:
+    if error.http_status == 200:
+        return JobReply(status=error.code, contact=None, extensions=None)
+    return HttpError(error.http_status)
+
+
+def _result(reply: Reply) -> str:
+    match reply:
+        case HttpError(status=status):
+            return str(status)
+        case JobReply(status=status):
+            return "ok" if status in (0, ErrorCode.WAITING_FOR_COMMIT) else f"gram-{int(status)}"
+        case _:
+            return "ok"

@@ -1,0 +1,235 @@
+"""Where job contacts are answered (design §3.6): one listener per identity, or the shared port.
+
+Per identity, the listener presents that identity's delegated credential, because clients check
+that a job manager is "themselves"; its port is stored, so contacts stay valid over restarts. In
+shared mode there is no listener here: the gatekeeper hands over connections that begin with a bare
+TLS record, and the contact names the host's subject (wire-protocol.md §4.2).
+
+Either way only the owner of a job is answered: anybody else learns nothing about it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from jobmanager.callbacks import extensions
+from jobmanager.credentials import CredentialStore
+from jobmanager.manager import JobManager
+from jobmanager.queries import Queries
+from jobmanager.records import JobRecord
+from jobmanager.renewal import Renewal
+from jobmanager.service import JobService
+from jobmanager.store import Store
+from protocol.aio.gsi import Acceptor, GsiStream
+from protocol.aio.raw import RawStream
+from protocol.aio.server import Server, serve
+from protocol.connection import NEED_DATA, Connection, Role
+from protocol.errors import GramError, ProtocolError, RemoteProtocolError
+from protocol.messages import HttpError, Query, QueryReply, RenewQuery
+from protocol.tables import ErrorCode, JobState
+
+log = structlog.get_logger("jobmanager")
+
+HANDSHAKE_TIMEOUT = 30.0
+REQUEST_TIMEOUT = 30.0
+ANSWER_TIMEOUT = 600.0
+
+Observe = Callable[[str, str], None]
+"""Told the kind of query ("status", …) and how it ended ("ok" or an error name)."""
+
+
+class NoPortError(Exception):
+    """Every port that job contacts may use is taken."""
+
+
+class ContactAddresses:
+    """Gives every identity the address its job contacts have."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        bind: str,
+        ports: range | None,
+        shared: tuple[int, str] | None,
+        store: Store,
+        credentials: CredentialStore,
+    ) -> None:
+        """`shared` is (port, subject) of the gatekeeper in shared mode, else None."""
+        self._host = f"[{host}]" if ":" in host else host
+        self._bind = bind
+        self._ports = ports
+        self._shared = shared
+        self._store = store
+        self._credentials = credentials
+        self._known: dict[str, int] = {}
+        self._servers: dict[str, Server] = {}
+        self._lock = asyncio.Lock()
+        self.answer: Callable[[GsiStream], object] | None = None
+        self.handler: "ContactHandler | None" = None
+
+    async def contact(self, identity: str, path: str) -> str:
+        """The contact of a job of this identity; opens its listener when needed.
+
+        Raises NoPortError, or OSError when the stored port cannot be had again.
+        """
+        if self._shared is not None:
+            port, subject = self._shared
+            return f"https://{self._host}:{port}{path}:{subject}"
+        server = self._servers.get(identity) or await self._open(identity)
+        return f"https://{self._host}:{server.port}{path}"
+
+    async def restore(self, identities: set[str]) -> None:
+        """After a restart: listen again at the stored ports for these identities."""
+        self._known = await self._store.ports()
+        if self._shared is None:
+            for identity in identities:
+                if self._credentials.get(identity) is not None:
+                    await self._open(identity)
+
+    async def aclose(self) -> None:
+        """Close all listeners."""
+        for server in self._servers.values():
+            await server.aclose()
+
+    async def _open(self, identity: str) -> Server:
+        async with self._lock:
+            if identity in self._servers:
+                return self._servers[identity]
+            server = await self._bind_port(identity)
+            self._servers[identity] = server
+            if self._known.get(identity) != server.port:
+                self._known[identity] = server.port
+                await self._store.set_port(identity, server.port)
+            return server
+
+    async def _bind_port(self, identity: str) -> Server:
+        async def handle(raw: RawStream) -> None:
+            held = self._credentials.get(identity)
+            if held is not None and self.handler is not None:
+                await self.handler.handle(raw, held.acceptor)
+
+        known = self._known.get(identity)
+        if known is not None:
+            return await serve(handle, host=self._bind, port=known)
+        if self._ports is None:
+            return await serve(handle, host=self._bind, port=0)
+        taken = set(self._known.values())
+        for port in self._ports:
+            if port not in taken:
+                try:
+                    return await serve(handle, host=self._bind, port=port)
+                except OSError:
+                    continue  # somebody else's; the next one may be free
+        first, last = self._ports[0], self._ports[-1]
+        raise NoPortError(f"no free port for job contacts in {first}-{last}")
+
+
+@dataclass(slots=True)
+class ContactHandler:
+    """Answers one connection to a job contact."""
+
+    service: JobService
+    queries: Queries
+    renewal: Renewal
+    observe: Observe
+
+    async def handle(self, raw: RawStream, acceptor: Acceptor) -> None:
+        """Serve one request on a fresh connection; never raises for what a client did."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                stream = await acceptor.accept(raw, gatekeeper=False)
+        except (GramError, OSError, TimeoutError) as error:
+            self.observe("handshake", "failed")
+            log.info("contact.handshake-failed", peer=raw.peer_address, reason=str(error))
+            return
+        try:
+            await self._serve(stream)
+        except (ProtocolError, OSError, TimeoutError) as error:
+            log.info("contact.broken", peer=stream.address, reason=str(error))
+        finally:
+            await stream.aclose()
+
+    async def _serve(self, stream: GsiStream) -> None:
+        connection = Connection(Role.JOB_MANAGER_SERVER)
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                query = await _read(stream, connection)
+        except RemoteProtocolError as error:
+            await stream.send(connection.send(self._rejected(error)))
+            return
+        if query is None:
+            return
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            reply = await self._answer(stream, connection, query)
+        await stream.send(connection.send(reply))
+
+    async def _answer(
+        self, stream: GsiStream, connection: Connection, query: Query
+    ) -> QueryReply:
+        kind = type(query).__name__.removesuffix("Query").lower()
+        identity = None if stream.peer is None else stream.peer.identity
+        job = self.service.find(query.path)
+        try:
+            if identity is None:
+                raise GramError(ErrorCode.AUTHORIZATION_DENIED, str(stream.refusal))
+            if job is None or job.record.phase == "finished":
+                self.observe(kind, "gone")
+                return self._reply_gone()
+            if identity != job.record.owner:
+                raise GramError(ErrorCode.AUTHORIZATION_DENIED, f"{identity} is not the owner")
+            record = await self.queries.answer(job, query)
+            if isinstance(query, RenewQuery):
+                await self._renew(stream, connection, job)
+                record = job.record
+        except GramError as error:
+            self.observe(kind, error.code.name)
+            log.info("contact.refused", query=kind, identity=identity, reason=error.message)
+            return self._reply_error(error.code)
+        self.observe(kind, "ok")
+        return self._reply(record)
+
+    async def _renew(self, stream: GsiStream, connection: Connection, job: JobManager) -> None:
+        first = QueryReply(state=0, failure_code=0, job_failure_code=0, extensions=None)
+        await stream.send(connection.send(first))
+        await self.renewal.run(stream, connection.pending, job)
+
+    # --- replies ------------------------------------------------------------------------------
+
+    def _reply(self, record: JobRecord) -> QueryReply:
+        failed = record.state is JobState.FAILED
+        return QueryReply(
+            state=int(record.state),
+            failure_code=0,
+            job_failure_code=record.failure_code if failed else 0,
+            extensions=extensions(
+                self.service.version,
+                record.failure if failed else None,
+                record.exit_code if record.state is JobState.DONE else None,
+            ),
+        )
+
+    def _reply_error(self, code: ErrorCode) -> QueryReply:
+        return QueryReply(int(JobState.FAILED), int(code), 0, self.service.version)
+
+    def _reply_gone(self) -> QueryReply:
+        return QueryReply(0, int(ErrorCode.JOB_CONTACT_NOT_FOUND), 0, self.service.version)
+
+    def _rejected(self, error: RemoteProtocolError) -> QueryReply | HttpError:
+        if error.http_status == 200:
+            return self._reply_error(error.code)
+        return HttpError(error.http_status)
+
+
+async def _read(stream: GsiStream, connection: Connection) -> Query | None:
+    """The request, or None when the client left without one."""
+    while (event := connection.next_event()) is NEED_DATA:
+        data = await stream.receive()
+        connection.receive_data(data)
+        if not data and connection.next_event() is NEED_DATA:
+            return None
+    if not isinstance(event, Query):
+        raise RemoteProtocolError(ErrorCode.INVALID_JOB_QUERY, "not a job manager query")
+    return event

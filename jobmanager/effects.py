@@ -1,0 +1,181 @@
+"""What each phase of a job does: the effect runs, its result is the next event.
+
+Every effect can be repeated after a crash without harm: staging skips what is there, a submission
+is looked for before it is made again, delivery resumes, cleaning up finds less to clean.
+"""
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from jobmanager.agent.client import Agent, JobFiles
+from jobmanager.description import JobDescription
+from jobmanager.environment import environment
+from jobmanager.job_files import job_files
+from jobmanager.lrm.base import LRMError, Observation, Observed, Submission
+from jobmanager.manager import Happening, JobManager
+from jobmanager.records import Failure
+from jobmanager.states import Event, Phase
+from jobmanager.store import StoreError
+from protocol.errors import GramError
+from protocol.tables import ErrorCode, JobState
+
+if TYPE_CHECKING:
+    from jobmanager.service import JobService
+
+log = structlog.get_logger("jobmanager")
+
+
+class Effects:
+    """One method a working phase; None means "must wait"."""
+
+    def __init__(self, service: "JobService") -> None:
+        self._service = service
+        self._by_phase = {
+            Phase.STAGE_IN: self._stage_in,
+            Phase.QUEUED: self._queue,
+            Phase.SUBMIT: self._submit,
+            Phase.CANCELLING: self._cancel,
+            Phase.STAGE_OUT: self._stage_out,
+            Phase.DONE: self._ended,
+            Phase.FAILED: self._ended,
+            Phase.CLEAN_UP: self._clean_up,
+        }
+
+    async def perform(self, job: JobManager) -> Happening | None:
+        """Carry out the phase the job is in; errors become the ERROR event."""
+        try:
+            return await self._by_phase[job.record.phase](job)
+        except (GramError, LRMError) as error:
+            failure = getattr(error, "failure", None)
+            code = int(error.code)
+            failure = failure if isinstance(failure, Failure) else Failure(message=str(error))
+            return Happening(Event.ERROR, code, failure, detail=failure.message)
+        except (OSError, StoreError) as error:
+            text = f"{job.record.phase}: {error}"
+            log.error("job.effect-failed", job=job.record.id, reason=text)
+            return Happening(Event.ERROR, int(ErrorCode.NO_RESOURCES), Failure(message=text))
+
+    async def _files(self, job: JobManager) -> tuple[Agent, JobFiles]:
+        description, paths = await self._service.details(job.record.id)
+        agent = await self._service.agents.get(job.record.account)
+        return agent, job_files(job.record, description, paths)
+
+    async def _stage_in(self, job: JobManager) -> Happening | None:
+        description, _ = await self._service.details(job.record.id)
+        if not needs_stage_in(description):
+            return Happening(Event.STAGED)
+        if job.record.state is not JobState.STAGE_IN:
+            return Happening(Event.STAGING)
+        agent, files = await self._files(job)
+        await agent.stage_in(files)
+        return Happening(Event.STAGED)
+
+    async def _queue(self, job: JobManager) -> Happening | None:
+        if self._service.slots(job.record).take(job.record.id):
+            return Happening(Event.SLOT)
+        if job.record.state is not JobState.PENDING:
+            return Happening(Event.MUST_WAIT)
+        return None
+
+    async def _submit(self, job: JobManager) -> Happening | None:
+        lrm = self._service.lrm_of(job.record)
+        if job.recovered:
+            [seen] = await lrm.find([job.record])
+            if seen.state is not Observed.ABSENT:
+                return self._submitted(job, seen)
+        description, paths = await self._service.details(job.record.id)
+        variables = environment(
+            self._service.site,
+            description,
+            paths,
+            contact=job.record.contact,
+            account=job.record.account,
+        )
+        seen = await lrm.submit(Submission(job.record, description, paths, variables))
+        await self.stream_output(job)
+        return self._submitted(job, seen)
+
+    async def stream_output(self, job: JobManager) -> None:
+        """Send output to the client from now on, if it is to be sent anywhere."""
+        description, _ = await self._service.details(job.record.id)
+        if delivers_output(description):
+            agent, files = await self._files(job)
+            await agent.stream(files)
+
+    def _submitted(self, job: JobManager, seen: Observation) -> Happening:
+        if seen.state in (Observed.ENDED, Observed.LOST):  # known again once it counts as started
+            job.post(observed(seen))
+        event = Event.SUBMITTED if seen.state is Observed.PENDING else Event.STARTED
+        return Happening(event, lrm_id=seen.lrm_id)
+
+    async def _cancel(self, job: JobManager) -> Happening | None:
+        try:
+            await self._service.lrm_of(job.record).cancel(job.record)
+        except LRMError as error:
+            log.error("job.cancel-failed", job=job.record.id, reason=str(error))
+            return Happening(Event.CANCEL_REFUSED, detail=str(error))
+        return Happening(Event.CANCELLED)
+
+    async def _stage_out(self, job: JobManager) -> Happening | None:
+        description, _ = await self._service.details(job.record.id)
+        agent, files = await self._files(job)
+        if description.file_stage_out and job.record.state is not JobState.STAGE_OUT:
+            return Happening(Event.STAGING)
+        await agent.finish_output(files)
+        if description.file_stage_out:
+            await agent.stage_out(files)
+        if job.record.failure_code:
+            return Happening(Event.ERROR)
+        return Happening(Event.DELIVERED)
+
+    async def _ended(self, job: JobManager) -> Happening | None:
+        self._service.release(job.record)
+        if job.record.deadline is None:
+            return Happening(Event.COMMIT_ENDED)
+        return None
+
+    async def _clean_up(self, job: JobManager) -> Happening | None:
+        try:
+            agent, files = await self._files(job)
+            await agent.clean_up(files)
+        except (GramError, OSError) as error:
+            log.warning("job.clean-up-failed", job=job.record.id, reason=str(error))
+        await self._service.lrm_of(job.record).forget(job.record)
+        return Happening(Event.CLEANED)
+
+
+def observed(seen: Observation) -> Happening:
+    """The event that an LRM's observation means for a running job."""
+    match seen.state:
+        case Observed.ENDED:
+            code = 0 if seen.failure_code is None else int(seen.failure_code)
+            failure = Failure(message=seen.reason) if code else None
+            return Happening(
+                Event.ENDED, code, failure, seen.exit_code, detail=seen.reason, usage=seen.usage
+            )
+        case Observed.ACTIVE:
+            return Happening(Event.STARTED)
+        case Observed.SUSPENDED:
+            return Happening(Event.SUSPENDED)
+        case _:
+            text = seen.reason or "the local resource manager lost the job"
+            return Happening(
+                Event.ERROR, int(ErrorCode.SYSTEM_CANCELLED), Failure(message=text), detail=text
+            )
+
+
+def needs_stage_in(description: JobDescription) -> bool:
+    """Whether anything is to be fetched before the job can start."""
+    return bool(
+        "://" in description.executable
+        or "://" in description.stdin
+        or description.file_stage_in
+        or description.file_stage_in_shared
+    )
+
+
+def delivers_output(description: JobDescription) -> bool:
+    """Whether output is sent somewhere while the job runs."""
+    destinations = (*description.stdout, *description.stderr)
+    return any(destination.url.startswith(("https://", "http://")) for destination in destinations)

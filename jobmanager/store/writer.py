@@ -1,0 +1,111 @@
+"""One thread that owns the database connection and commits in groups.
+
+Callers hand in small functions; the thread takes all that are waiting, runs them in one
+transaction, commits once (SQLite: WAL with full synchronisation) and then tells every caller. So
+one fsync serves as many jobs as are waiting for it, and nobody else blocks on the disk.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+MAX_BATCH = 256
+
+Work = Callable[[Connection], Any]
+Observe = Callable[[int, float], None]
+
+
+class StoreError(Exception):
+    """The database refused a change; nothing of that change was kept."""
+
+
+def open_engine(url: str) -> Engine:
+    """An engine with one connection; SQLite is put into WAL mode with full synchronisation."""
+    sqlite = url.startswith("sqlite")
+    engine = (
+        create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        if sqlite
+        else create_engine(url, pool_size=1, max_overflow=0, pool_pre_ping=True)
+    )
+    if sqlite:
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: Any, _record: object) -> None:  # noqa: ANN401  # DBAPI object
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.execute("PRAGMA busy_timeout=10000")
+            cursor.close()
+
+    return engine
+
+
+class Writer:
+    """Runs work in the order it was given, grouped into transactions."""
+
+    def __init__(self, engine: Engine, observe: Observe | None = None) -> None:
+        self._engine = engine
+        self._observe = observe
+        self._queue: queue.SimpleQueue[tuple[Work, Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    async def execute(self, work: Work) -> Any:  # noqa: ANN401  # the work's own result
+        """Run `work` in a transaction; returns its result once that is committed.
+
+        Raises StoreError when the database refuses. A cancelled caller does not undo the work.
+        """
+        future: Future[Any] = Future()
+        self._queue.put((work, future))
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    def close(self) -> None:
+        """Finish what was handed in, then end the thread and close the database."""
+        self._queue.put(None)
+        self._thread.join()
+        self._engine.dispose()
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            batch: list[tuple[Work, Future[Any]]] = []
+            item = self._queue.get()
+            while item is not None:
+                batch.append(item)
+                if len(batch) >= MAX_BATCH or self._queue.empty():
+                    break
+                item = self._queue.get()
+            stopping = item is None
+            if batch:
+                self._commit(batch)
+
+    def _commit(self, batch: list[tuple[Work, Future[Any]]]) -> None:
+        started = time.perf_counter()
+        try:
+            with self._engine.begin() as connection:
+                results = [work(connection) for work, _ in batch]
+        except Exception as error:  # noqa: BLE001  # whatever one work raised, its caller gets it
+            if len(batch) > 1:  # find the guilty one: each alone, in order
+                for single in batch:
+                    self._commit([single])
+                return
+            batch[0][1].set_exception(_as_store_error(error))
+            return
+        if self._observe is not None:
+            self._observe(len(batch), time.perf_counter() - started)
+        for (_, future), result in zip(batch, results, strict=True):
+            future.set_result(result)
+
+
+def _as_store_error(error: Exception) -> Exception:
+    if isinstance(error, SQLAlchemyError):
+        return StoreError(f"the job database refused a change: {error}")
+    return error
