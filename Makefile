@@ -1,6 +1,5 @@
 # make demo: a job runs through a throw-away gatekeeper in under a minute.
 # make test: linters, types and every test.  make peers (root, Debian): the real clients and servers.
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -29,8 +28,7 @@ peers:
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$(grep -v '^#' conf/peers.txt)
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gram needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV)
+	PYTHON=$${PYTHON:-$$(./tools/find-python)} && "$$PYTHON" -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .

@@ -125,10 +125,10 @@ def _explain(error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            allowed = _model_at(location[:-1]).model_fields
-            near = difflib.get_close_matches(location[-1], allowed, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            return f"{key}: unknown key{hint}; allowed: {', '.join(allowed)}"
+            keys = tuple(_model_at(location[:-1]).model_fields)
+            near = difflib.get_close_matches(location[-1], keys, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            return f"{key}: unknown key{hint}; allowed: {', '.join(keys)}"
         case "missing":
             return f"{key}: must be given"
         case "value_error":
@@ -137,11 +137,13 @@ def _explain(error: ErrorDetails) -> str:
         case "literal_error":
             expected = str(context["expected"]).replace("'", '"')
             return f"{key}: {_shown(location, error['input'])}not known; allowed: {expected}"
-        case "model_type" | "model_attributes_type" | "mapping_type":
+        case "model_type" | "mapping_type":
             return f"{key}: must be a table, [{key}]"
+        case "too_short":
+            return f"{key}: must have at least one table, such as [services.jobmanager-fork]"
         case _:
-            reason = error["msg"].replace("Input should", "should").replace("String", "name")
-            return f"{key}: {_shown(location, error['input'])}{reason}"
+            allowed = _kind(_model_at(location[:-1]).model_fields[location[-1]])
+            return f"{key}: {_shown(location, error['input'])}not allowed; write: {allowed}"
 
 
 def _shown(location: list[str], value: object) -> str:
@@ -181,7 +183,10 @@ def effective(config: Config) -> str:
 
 
 def _effective_keys(table: BaseModel) -> Iterator[str]:
+    replaced = {"certificate", "private_key"} if getattr(table, "credential", None) else set()
     for key, field in type(table).model_fields.items():
+        if key in replaced:
+            continue
         value = getattr(table, key)
         if key in _SECRET_KEYS:
             value = _without_password(value)
@@ -192,10 +197,12 @@ def _effective_keys(table: BaseModel) -> Iterator[str]:
 
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
-    return urlunsplit(parts._replace(netloc=netloc))
+    if parts.password is not None:
+        netloc = f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"
+        parts = parts._replace(netloc=netloc)
+    if "password" in parts.query.lower():
+        parts = parts._replace(query="***")
+    return urlunsplit(parts)
 
 
 def _toml(value: object, field: FieldInfo) -> str | None:
@@ -218,7 +225,7 @@ def _toml(value: object, field: FieldInfo) -> str | None:
 def _kind(field: FieldInfo) -> str:
     """Return what a key's values are, in words."""
     words = [item for item in field.metadata if isinstance(item, str)]
-    annotation = field.annotation
+    annotation: object = field.annotation
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         inner = next(arm for arm in typing.get_args(annotation) if arm is not type(None))
         words += [item for item in typing.get_args(inner)[1:] if isinstance(item, str)]
@@ -237,17 +244,14 @@ Durations have a unit (ms, s, m, h, d, w), sizes too (B, KiB, MiB, GiB), rates a
 
 
 def reference() -> str:
-    """Print every key with its type, default and meaning, as a TOML file that equals the defaults."""
+    """Print every key with its type, default and meaning: a TOML file that says the defaults."""
     lines = [f"# {line}" for line in _HEADER.splitlines()]
-    for name, field in Config.model_fields.items():
-        if name == "services":
-            title, model = "services.jobmanager-fork", ServiceSettings
-        else:
-            title, model = name, _model_at([name])
+    for name in Config.model_fields:
+        title = "services.jobmanager-fork" if name == "services" else name
+        model = _model_at([name])
         lines += ["", "", f"[{title}]", *_comment(model.__doc__ or "")]
         for key, setting in model.model_fields.items():
             lines += ["", *_reference_key(key, setting)]
-        del field
     return "\n".join(lines) + "\n"
 
 

@@ -18,11 +18,14 @@ from gatekeeper.keypool import KeyPool
 from gatekeeper.limits import ConnectionLimits
 from gatekeeper.metrics import Metrics
 from jobmanager.contacts import ContactHandler
-from jobmanager.service import JobService, Submitted, SubmitRequest
-from protocol.aio.delegation import discard_delegation, read_flag, receive_delegation
-from protocol.aio.gsi import Acceptor, GsiStream
+from jobmanager.intake import Submitted, SubmitRequest
+from jobmanager.service import JobService
+from protocol.aio.delegation import DELEGATION, discard_delegation, read_flag, receive_delegation
+from protocol.aio.exchange import read_message
+from protocol.aio.gsi import Acceptor
 from protocol.aio.raw import RawStream
-from protocol.connection import NEED_DATA, Connection, Role
+from protocol.aio.stream import SecureStream
+from protocol.connection import Connection, Role
 from protocol.errors import GramError, ProtocolError, RemoteProtocolError
 from protocol.gsi.credential import Credential
 from protocol.messages import (
@@ -39,7 +42,6 @@ from protocol.tables import ErrorCode
 log = structlog.get_logger("gatekeeper")
 
 TLS_HANDSHAKE_RECORD = 0x16
-DELEGATE = b"D"
 
 Request = Ping | VersionRequest | JobRequest
 Reply = PingReply | VersionReply | JobReply | HttpError
@@ -152,26 +154,26 @@ class Gatekeeper:
         self._metrics.handshake_failed(reason)
         log.info("handshake.failed", reason=reason, detail=text)
 
-    async def _request(self, stream: GsiStream) -> None:
+    async def _request(self, stream: SecureStream) -> None:
         connection = Connection(Role.GATEKEEPER_SERVER)
         async with asyncio.timeout(self._deadlines.request):
             credential = await self._delegation(stream)
             try:
-                request = await _read(stream, connection)
+                request = await read_message(stream, connection)
             except RemoteProtocolError as error:
                 self._metrics.request("malformed", str(error.http_status))
                 log.info("request.malformed", reason=error.message)
-                await stream.send(connection.send(_malformed(error)))
+                await stream.send(connection.send(connection.refusal(error)))
                 return
-        if request is None:
+        if not isinstance(request, Request):
             self._metrics.connection("no-request")
             return
         async with asyncio.timeout(self._deadlines.answer):
             await self._respond(stream, connection, request, credential)
         self._metrics.connection("served")
 
-    async def _delegation(self, stream: GsiStream) -> Credential | None:
-        if await read_flag(stream) != DELEGATE:
+    async def _delegation(self, stream: SecureStream) -> Credential | None:
+        if await read_flag(stream) != DELEGATION:
             return None
         if stream.peer is None:
             await discard_delegation(stream, self._keys.refused_request)
@@ -181,7 +183,7 @@ class Gatekeeper:
 
     async def _respond(
         self,
-        stream: GsiStream,
+        stream: SecureStream,
         connection: Connection,
         request: Request,
         credential: Credential | None,
@@ -196,7 +198,7 @@ class Gatekeeper:
                     reply = PingReply()
                 case VersionRequest():
                     version = self._jobs.version
-                    reply = VersionReply(version.version or "", version.toolkit_version or "")
+                    reply = VersionReply(version.version, version.toolkit_version)
                 case JobRequest():
                     submitted = await self._submit(stream, request, account, credential)
                     reply = submitted.reply
@@ -212,7 +214,7 @@ class Gatekeeper:
             if submitted is not None:
                 submitted.replied(delivered=delivered)
 
-    async def _admit(self, stream: GsiStream, request: Request) -> str:
+    async def _admit(self, stream: SecureStream, request: Request) -> str:
         """Checks in the order of gatekeeper.md §4; returns the account or raises Refused."""
         if stream.peer is None:
             refusal = stream.refusal
@@ -227,7 +229,7 @@ class Gatekeeper:
         try:
             account = await self._authoriser.authorise(asked)
         except Denied as error:
-            raise Refused(error.http_status, error.text) from error
+            raise Refused(error.reason.http_status, error.text) from error
         service = self._services.get(self._service_name(request.service))
         if service is None:
             raise Refused(404, f"there is no service {request.service!r}")
@@ -246,11 +248,11 @@ class Gatekeeper:
         return self._default_service if asked == "jobmanager" else asked
 
     async def _submit(
-        self, stream: GsiStream, request: JobRequest, account: str, credential: Credential | None
+        self, stream: SecureStream, request: JobRequest, account: str, credential: Credential | None
     ) -> Submitted:
         if stream.peer is None:
             raise Refused(403, "not authenticated")
-        return await self._jobs.submit(
+        return await self._jobs.intake.submit(
             SubmitRequest(
                 identity=stream.peer.identity,
                 account=account,
@@ -262,24 +264,6 @@ class Gatekeeper:
                 client_address=stream.address,
             )
         )
-
-
-async def _read(stream: GsiStream, connection: Connection) -> Request | None:
-    """The request, or None when the client left without one."""
-    while (event := connection.next_event()) is NEED_DATA:
-        data = await stream.receive()
-        connection.receive_data(data)
-        if not data and connection.next_event() is NEED_DATA:
-            return None
-    if not isinstance(event, Ping | VersionRequest | JobRequest):
-        raise RemoteProtocolError(ErrorCode.HTTP_UNPACK_FAILED, "not a gatekeeper request")
-    return event
-
-
-def _malformed(error: RemoteProtocolError) -> JobReply | HttpError:
-    if error.http_status == 200:
-        return JobReply(status=error.code, contact=None, extensions=None)
-    return HttpError(error.http_status)
 
 
 def _result(reply: Reply) -> str:

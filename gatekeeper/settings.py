@@ -7,7 +7,7 @@ frozen, refuse unknown keys and convert nothing silently (`"yes"` is not true, `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -42,6 +42,29 @@ def _host(value: object) -> str:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}", value):
         return value
     raise ValueError("not a host name; write a fully qualified name or an address")
+
+
+def _name(pattern: str, allowed: str) -> Callable[[object], str]:
+    """Make a validator for names; `allowed` completes "not a"."""
+
+    def validate(value: object) -> str:
+        if isinstance(value, str) and re.fullmatch(pattern, value):
+            return value
+        raise ValueError(f"not a {allowed}")
+
+    return validate
+
+
+_service_name = _name(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+    'service name; allowed: up to 64 letters, digits, ".", "_", "-", a letter or digit first',
+)
+_account = _name(
+    r"[A-Za-z_][A-Za-z0-9._-]{0,31}", 'account name; write a name of the account database, "gram"'
+)
+_adapter = _name(
+    r"[a-z][a-z0-9_-]{0,31}", 'name of an adapter; write one in lower case: "fork", "slurm"'
+)
 
 
 def _database(value: object) -> str:
@@ -86,10 +109,9 @@ Database: TypeAlias = Annotated[str, '"sqlite" or a PostgreSQL URL', PlainValida
 Words: TypeAlias = Annotated[tuple[str, ...], "list of words", PlainValidator(_strings)]
 Plugin: TypeAlias = Annotated[str, "entry point or dotted path", PlainValidator(_plugin)]
 Positive: TypeAlias = Annotated[int, Field(ge=1), "whole number from 1"]
-Account: TypeAlias = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$"), "account name"]
-ServiceName: TypeAlias = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), "service name"
-]
+Account: TypeAlias = Annotated[str, "account name", PlainValidator(_account)]
+ServiceName: TypeAlias = Annotated[str, "service name", PlainValidator(_service_name)]
+Adapter: TypeAlias = Annotated[str, "name of an adapter", PlainValidator(_adapter)]
 
 
 class Section(BaseModel):
@@ -100,8 +122,9 @@ class Section(BaseModel):
 
 def _key(default: object, description: str, *, example: str | None = None) -> Any:  # noqa: ANN401 - as pydantic.Field
     """Declare a key; `example` (TOML) is shown where the default is to leave the key out."""
-    extra = None if example is None else {"example": example}
-    return Field(default, description=description, json_schema_extra=extra)
+    if example is None:
+        return Field(default, description=description)
+    return Field(default, description=description, json_schema_extra={"example": example})
 
 
 class Gatekeeper(Section):
@@ -214,7 +237,7 @@ class State(Section):
         "Private directory of the service. Not started by root: ~/.local/state/gram.",
     )
     database: Database = Field(
-        "sqlite",
+        default="sqlite",
         description='"sqlite": a file in the directory; or postgresql+psycopg://user@host/name.',
         repr=False,
     )
@@ -298,7 +321,7 @@ class Authorisation(Section):
 class ServiceSettings(Section):
     """One service that clients can name, e.g. host/jobmanager-slurm."""
 
-    lrm: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$"), "name of an adapter"] = Field(
+    lrm: Adapter = Field(
         description="The local resource manager that runs the jobs: fork, slurm, ..."
     )
     max_running: Positive | None = _key(

@@ -38,9 +38,7 @@ EXIT_CONFIGURATION = 78
 """sysexits.h EX_CONFIG: the service cannot run with this configuration."""
 
 
-def run(
-    config: Config, *, announce: Announce | None = None, install_signals: bool = True
-) -> int:
+def run(config: Config, *, announce: Announce | None = None, install_signals: bool = True) -> int:
     """Run the service until it is told to stop; returns the process's exit status.
 
     `announce` gets the contact when connections are accepted (default: a line on stdout).
@@ -135,7 +133,9 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise OSError(
+            error.errno, f"cannot listen on {host} port {port}: {error.strerror}"
+        ) from error
     return sock
 
 

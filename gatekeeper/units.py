@@ -53,7 +53,7 @@ def parse_duration(value: object) -> timedelta:
 
 def format_duration(value: timedelta) -> str:
     """Print a duration in the largest unit that leaves a whole number."""
-    for name in ("w", "d", "h", "m", "s", "ms"):
+    for name in ("d", "h", "m", "s", "ms"):
         unit = _DURATION_UNITS[name]
         if value and value % unit == timedelta():
             return f"{value // unit}{name}"

@@ -1,4 +1,4 @@
-"""Sends state callbacks from the outbox: persisted before, marked after (wire-protocol.md §5.9, §7.5).
+"""Sends state callbacks from the outbox: persisted before, marked after (wire-protocol.md §5.9).
 
 Callbacks of one job to one listener go out in order, one connection each, with the job owner's
 delegated credential, and only to a listener of the same identity. A listener that fails is tried
@@ -17,8 +17,9 @@ import structlog
 from jobmanager.credentials import CredentialStore
 from jobmanager.records import Failure
 from jobmanager.store import OutboxEntry, Store, StoreError
-from protocol.connection import NEED_DATA, Connection, Role
-from protocol.errors import GramError
+from protocol.aio.exchange import read_message
+from protocol.connection import Connection, Role
+from protocol.errors import GramError, RemoteProtocolError
 from protocol.messages import Callback, Extensions
 from protocol.tables import ErrorCode
 
@@ -129,11 +130,8 @@ class CallbackSender:
                 Role.CALLBACK_SENDER, host=parts.hostname, path=parts.path or "/"
             )
             await stream.send(connection.send(self._message(entry)))
-            while connection.next_event() is NEED_DATA:
-                data = await stream.receive()
-                connection.receive_data(data)
-                if not data:
-                    break
+            with suppress(RemoteProtocolError):  # what it answers does not matter (§5.9)
+                await read_message(stream, connection)
         finally:
             await stream.aclose()
 

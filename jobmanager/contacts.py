@@ -21,13 +21,16 @@ from jobmanager.queries import Queries
 from jobmanager.records import JobRecord
 from jobmanager.renewal import Renewal
 from jobmanager.service import JobService
+from jobmanager.states import Phase
 from jobmanager.store import Store
-from protocol.aio.gsi import Acceptor, GsiStream
+from protocol.aio.exchange import read_message
+from protocol.aio.gsi import Acceptor
 from protocol.aio.raw import RawStream
 from protocol.aio.server import Server, serve
-from protocol.connection import NEED_DATA, Connection, Role
+from protocol.aio.stream import SecureStream
+from protocol.connection import Connection, Role
 from protocol.errors import GramError, ProtocolError, RemoteProtocolError
-from protocol.messages import HttpError, Query, QueryReply, RenewQuery
+from protocol.messages import Query, QueryReply, RenewQuery
 from protocol.tables import ErrorCode, JobState
 
 log = structlog.get_logger("jobmanager")
@@ -67,7 +70,6 @@ class ContactAddresses:
         self._known: dict[str, int] = {}
         self._servers: dict[str, Server] = {}
         self._lock = asyncio.Lock()
-        self.answer: Callable[[GsiStream], object] | None = None
         self.handler: "ContactHandler | None" = None
 
     async def contact(self, identity: str, path: str) -> str:
@@ -152,22 +154,23 @@ class ContactHandler:
         finally:
             await stream.aclose()
 
-    async def _serve(self, stream: GsiStream) -> None:
+    async def _serve(self, stream: SecureStream) -> None:
         connection = Connection(Role.JOB_MANAGER_SERVER)
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                query = await _read(stream, connection)
+                query = await read_message(stream, connection)
         except RemoteProtocolError as error:
-            await stream.send(connection.send(self._rejected(error)))
+            refusal = connection.refusal(error, self.service.version)
+            await stream.send(connection.send(refusal))
             return
-        if query is None:
+        if not isinstance(query, Query):
             return
         async with asyncio.timeout(ANSWER_TIMEOUT):
             reply = await self._answer(stream, connection, query)
         await stream.send(connection.send(reply))
 
     async def _answer(
-        self, stream: GsiStream, connection: Connection, query: Query
+        self, stream: SecureStream, connection: Connection, query: Query
     ) -> QueryReply:
         kind = type(query).__name__.removesuffix("Query").lower()
         identity = None if stream.peer is None else stream.peer.identity
@@ -175,7 +178,7 @@ class ContactHandler:
         try:
             if identity is None:
                 raise GramError(ErrorCode.AUTHORIZATION_DENIED, str(stream.refusal))
-            if job is None or job.record.phase == "finished":
+            if job is None or job.record.phase is Phase.FINISHED:
                 self.observe(kind, "gone")
                 return self._reply_gone()
             if identity != job.record.owner:
@@ -191,9 +194,8 @@ class ContactHandler:
         self.observe(kind, "ok")
         return self._reply(record)
 
-    async def _renew(self, stream: GsiStream, connection: Connection, job: JobManager) -> None:
-        first = QueryReply(state=0, failure_code=0, job_failure_code=0, extensions=None)
-        await stream.send(connection.send(first))
+    async def _renew(self, stream: SecureStream, connection: Connection, job: JobManager) -> None:
+        await stream.send(connection.send(QueryReply(0, 0, 0)))
         await self.renewal.run(stream, connection.pending, job)
 
     # --- replies ------------------------------------------------------------------------------
@@ -216,20 +218,3 @@ class ContactHandler:
 
     def _reply_gone(self) -> QueryReply:
         return QueryReply(0, int(ErrorCode.JOB_CONTACT_NOT_FOUND), 0, self.service.version)
-
-    def _rejected(self, error: RemoteProtocolError) -> QueryReply | HttpError:
-        if error.http_status == 200:
-            return self._reply_error(error.code)
-        return HttpError(error.http_status)
-
-
-async def _read(stream: GsiStream, connection: Connection) -> Query | None:
-    """The request, or None when the client left without one."""
-    while (event := connection.next_event()) is NEED_DATA:
-        data = await stream.receive()
-        connection.receive_data(data)
-        if not data and connection.next_event() is NEED_DATA:
-            return None
-    if not isinstance(event, Query):
-        raise RemoteProtocolError(ErrorCode.INVALID_JOB_QUERY, "not a job manager query")
-    return event

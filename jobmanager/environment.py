@@ -38,7 +38,9 @@ def symbols(site: Site, *, identity: str, account: str, home: str) -> dict[str, 
     }
 
 
-def job_symbols(common: dict[str, str], *, job: str, contact: str, directory: str) -> dict[str, str]:
+def job_symbols(
+    common: dict[str, str], *, job: str, contact: str, directory: str
+) -> dict[str, str]:
     """All predefined RSL variables of one job; `directory` is its job directory."""
     return common | {
         "GLOBUS_GRAM_JOB_CONTACT": contact,

@@ -78,7 +78,9 @@ class JobManager:
         "recovered",
     )
 
-    def __init__(self, service: "JobService", record: JobRecord, *, recovered: bool = False) -> None:
+    def __init__(
+        self, service: "JobService", record: JobRecord, *, recovered: bool = False
+    ) -> None:
         self.record = record
         self.recovered = recovered
         self._service = service
@@ -287,9 +289,7 @@ def _deadline(record: JobRecord, phase: Phase, event: Event, now: float) -> floa
     return now + record.two_phase if record.two_phase else None
 
 
-def _callbacks(
-    record: JobRecord, *, mask_state: JobState | None = None
-) -> tuple[OutboxEntry, ...]:
+def _callbacks(record: JobRecord, *, mask_state: JobState | None = None) -> tuple[OutboxEntry, ...]:
     """What is to be told to whom (wire-protocol.md §7.5); never UNSUBMITTED."""
     shown = record.state if mask_state is None else mask_state
     if record.state is JobState.UNSUBMITTED:

@@ -5,11 +5,11 @@ from typing import Protocol
 
 from jobmanager.manager import JobManager
 from protocol.aio.delegation import receive_renewal
-from protocol.aio.gsi import GsiStream
+from protocol.aio.stream import SecureStream
 from protocol.errors import GramError
 from protocol.gsi.chain import ChainRefused, verify_chain
 from protocol.gsi.credential import Credential
-from protocol.gsi.delegation import PrivateKey
+from protocol.gsi.delegation import DelegationKey
 from protocol.gsi.directory import CADirectory
 from protocol.tables import ErrorCode
 
@@ -18,7 +18,7 @@ class KeyForIdentity(Protocol):
     """A private key and the certificate request (DER) made of it."""
 
     @property
-    def key(self) -> PrivateKey:
+    def key(self) -> DelegationKey:
         """The private key."""
 
     @property
@@ -39,7 +39,7 @@ class Renewal:
         self._trusted = trusted
         self._accept = accept
 
-    async def run(self, stream: GsiStream, initial: bytes, job: JobManager) -> None:
+    async def run(self, stream: SecureStream, initial: bytes, job: JobManager) -> None:
         """Steps 3-5 of the exchange; raises GramError(DELEGATION_FAILED) when they fail.
 
         The new credential must be of the job owner's identity: the reference does not look.

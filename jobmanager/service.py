@@ -1,37 +1,36 @@
 """All job managers of this service: submission, look-up, restart (design §3.4-3.7)."""
 
 import asyncio
-import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from jobmanager.agent.client import AgentPool
-from jobmanager.callbacks import CallbackSender, extensions
+from jobmanager.callbacks import CallbackSender
 from jobmanager.credentials import CredentialStore
 from jobmanager.description import (
     JobDescription,
-    describe,
     describe_stdio,
     from_json,
     to_json,
 )
 from jobmanager.effects import Effects, observed
 from jobmanager.environment import Site, job_symbols, symbols
+from jobmanager.intake import Addresses, Intake
 from jobmanager.job_files import job_files
 from jobmanager.lrm.base import LRM, Observation
-from jobmanager.manager import Happening, JobManager
+from jobmanager.manager import JobManager
 from jobmanager.queue import SlotQueue
-from jobmanager.records import CallbackContact, Failure, JobPaths, JobRecord
-from jobmanager.states import IN_LRM, Event, Phase
-from jobmanager.store import Audit, Store, StoreError
+from jobmanager.records import JobPaths, JobRecord
+from jobmanager.states import IN_LRM, Phase
+from jobmanager.store import OutboxEntry, Store, StoreError
 from protocol.errors import GramError
 from protocol.gsi.credential import Credential
-from protocol.messages import Extensions, JobReply
-from protocol.tables import ErrorCode, JobState
+from protocol.messages import Extensions
+from protocol.tables import JobState
 
 log = structlog.get_logger("jobmanager")
 
@@ -49,41 +48,6 @@ class Service:
     max_jobs_per_account: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitRequest:
-    """An authenticated, mapped and authorised job request."""
-
-    identity: str
-    account: str
-    service: str
-    rsl: str
-    callback_url: str
-    state_mask: int
-    credential: Credential | None
-    client_address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """The answer to a job request; `replied` must be called when it was sent (or could not be).
-
-    Only then does the job begin: the client needs the contact before the first callback.
-    """
-
-    reply: JobReply
-    job: JobManager | None = None
-
-    def replied(self, *, delivered: bool) -> None:
-        """Let the job begin; one whose contact never reached its client fails (§2.1)."""
-        if self.job is None:
-            return
-        if not delivered and not self.job.record.two_phase:
-            text = "the reply with the job contact could not be sent"
-            code = int(ErrorCode.PROTOCOL_FAILED)
-            self.job.post(Happening(Event.ERROR, code, Failure(message=text)))
-        self.job.start()
-
-
 class Observer(Protocol):
     """Who counts what happens here (the metrics)."""
 
@@ -95,13 +59,6 @@ class Observer(Protocol):
 
     def job_removed(self, state: str) -> None:
         """A job was forgotten in that state."""
-
-
-class Addresses(Protocol):
-    """Where job contacts of an identity live."""
-
-    async def contact(self, identity: str, path: str) -> str:
-        """The contact URL for a job path; opens the listener when needed."""
 
 
 class JobService:
@@ -128,114 +85,20 @@ class JobService:
         self.site = site
         self.version = version
         self.effects = Effects(self)
+        self.intake = Intake(
+            self, credentials, addresses, minimum_proxy_lifetime=minimum_proxy_lifetime
+        )
         self._credentials = credentials
-        self._addresses = addresses
-        self._services = services
+        self.services = services
         self._observer = observer
-        self._minimum_lifetime = minimum_proxy_lifetime
         self._retention = retention
         self._jobs: dict[str, JobManager] = {}
-        self._by_container: dict[str, JobManager] = {}
         self._slots = {name: SlotQueue(service.max_running) for name, service in services.items()}
         self._details: dict[str, tuple[JobDescription, JobPaths]] = {}
+        self._undelivered: list[OutboxEntry] = []
         self._background: set[asyncio.Task[None]] = set()
         for service in services.values():
             service.lrm.on_observation = self._observed
-
-    # --- submission ---------------------------------------------------------------------------
-
-    async def submit(self, request: SubmitRequest) -> Submitted:
-        """Take a job request: everything of job-manager.md §2.1 that happens before the reply."""
-        try:
-            return await self._accept(request)
-        except GramError as error:
-            log.info("job.rejected", identity=request.identity, code=error.code.name)
-            return Submitted(self._rejection(error.code, error.message))
-        except (OSError, StoreError) as error:
-            log.error("job.not-accepted", identity=request.identity, reason=str(error))
-            text = "the server could not store the job; nothing was started"
-            return Submitted(self._rejection(ErrorCode.NO_RESOURCES, text))
-
-    async def _accept(self, request: SubmitRequest) -> Submitted:
-        credential = self._check_credential(request)
-        service = self._services[request.service]
-        self._check_limits(request, service)
-        agent = await self.agents.get(request.account)
-        job, path = _draw_id()
-        self._credentials.offer(request.identity, credential)
-        contact = await self._addresses.contact(request.identity, path)
-        description = self._describe(request, job, contact, agent.home)
-        if description.user_name not in (None, request.account):
-            text = f"this service runs the job as {request.account}"
-            raise GramError(ErrorCode.INVALID_USER_NAME, text)
-        container = job.replace("/", "-")
-        paths = await agent.create_job(container, contact, description, credential.pem())
-        now = time.time()
-        record = JobRecord(
-            id=job,
-            owner=request.identity,
-            account=request.account,
-            service=request.service,
-            contact=contact,
-            phase=Phase.UNCOMMITTED if description.two_phase else Phase.STAGE_IN,
-            state=JobState.UNSUBMITTED,
-            created=now,
-            updated=now,
-            two_phase=description.two_phase,
-            deadline=now + description.two_phase if description.two_phase else None,
-            contacts=_first_contact(request),
-        )
-        if description.dry_run:
-            await agent.clean_up(job_files(record, description, paths))
-            return Submitted(self._rejection(ErrorCode.DRYRUN, ""))
-        audit = Audit(to_json(description), paths, request.rsl, request.client_address)
-        await self.store.add_job(record, audit)
-        manager = self._add(JobManager(self, record))
-        self._details[job] = (description, paths)
-        log.info("job.accepted", job=job, identity=record.owner, account=record.account)
-        status = ErrorCode.WAITING_FOR_COMMIT if record.two_phase else 0
-        return Submitted(JobReply(status=status, contact=contact, extensions=self.version), manager)
-
-    def _check_credential(self, request: SubmitRequest) -> Credential:
-        if request.credential is None:
-            text = "no credential was delegated with the request"
-            raise GramError(ErrorCode.USER_PROXY_NOT_FOUND, text)
-        left = request.credential.expires.timestamp() - time.time()
-        if left < self._minimum_lifetime:
-            text = (
-                f"the delegated credential lasts only {max(0, int(left))} more seconds; "
-                f"this service asks for {int(self._minimum_lifetime)}: renew your proxy"
-            )
-            raise GramError(ErrorCode.USER_PROXY_EXPIRED, text)
-        return request.credential
-
-    def _check_limits(self, request: SubmitRequest, service: Service) -> None:
-        limit = service.max_jobs_per_account
-        if limit is None:
-            return
-        mine = sum(
-            job.record.account == request.account and job.record.service == service.name
-            for job in self._jobs.values()
-        )
-        if mine >= limit:
-            text = f"the account {request.account} has {mine} jobs here already; try again later"
-            raise GramError(ErrorCode.NO_RESOURCES, text)
-
-    def _describe(
-        self, request: SubmitRequest, job: str, contact: str, home: str
-    ) -> JobDescription:
-        common = symbols(
-            self.site, identity=request.identity, account=request.account, home=home
-        )
-        directory = f"{home}/.gram/jobs/{job.replace('/', '-')}"
-        names = job_symbols(common, job=job, contact=contact, directory=directory)
-        return describe(request.rsl, names)
-
-    def _rejection(self, code: ErrorCode, text: str) -> JobReply:
-        failure = Failure(message=text)
-        return JobReply(
-            status=code, contact=None, extensions=extensions(self.version, failure, None)
-        )
 
     # --- look-up ------------------------------------------------------------------------------
 
@@ -243,9 +106,19 @@ class JobService:
         """The job of a contact path, if it is not finished."""
         return self._jobs.get(path.strip("/"))
 
+    def jobs(self) -> list[JobManager]:
+        """All jobs that are not finished."""
+        return list(self._jobs.values())
+
+    def add(self, record: JobRecord, description: JobDescription, paths: JobPaths) -> JobManager:
+        """Take care of a job that was just stored; it begins when it is started."""
+        if not record.two_phase:
+            self._details[record.id] = (description, paths)
+        return self._add(JobManager(self, record))
+
     def lrm_of(self, record: JobRecord) -> LRM:
         """The LRM that runs a job."""
-        return self._services[record.service].lrm
+        return self.services[record.service].lrm
 
     def slots(self, record: JobRecord) -> SlotQueue:
         """The queue of the job's service."""
@@ -282,7 +155,7 @@ class JobService:
         self._observer.transition(
             before.state.name, after.state.name, after.updated - before.updated
         )
-        if after.phase in (Phase.QUEUED, Phase.UNCOMMITTED) and after.state is JobState.PENDING:
+        if after.phase is Phase.QUEUED and after.state is JobState.PENDING:
             self._details.pop(after.id, None)
 
     def expired(self, job: JobManager) -> None:
@@ -293,16 +166,13 @@ class JobService:
         """A job is finished: nobody asks for it any more."""
         self._details.pop(job.record.id, None)
         if self._jobs.pop(job.record.id, None) is not None:
-            self._by_container.pop(job.record.container, None)
             self._observer.job_removed(job.record.state.name)
 
     async def redirect(self, job: JobManager, rsl: str) -> None:
         """STDIO_UPDATE: send the output somewhere else from now on (job-manager.md §2.5)."""
         record = job.record
         description, paths = await self.details(record.id)
-        common = symbols(
-            self.site, identity=record.owner, account=record.account, home=paths.home
-        )
+        common = symbols(self.site, identity=record.owner, account=record.account, home=paths.home)
         names = job_symbols(
             common, job=record.id, contact=record.contact, directory=paths.directory
         )
@@ -333,22 +203,21 @@ class JobService:
         Nothing is started yet: call `resume` when the contacts are listening again.
         """
         for record in await self.store.living_jobs():
-            if record.service not in self._services:
+            if record.service not in self.services:
                 log.error("job.no-service", job=record.id, service=record.service)
                 continue
             job = self._add(JobManager(self, record, recovered=True))
             if record.phase in IN_LRM | {Phase.SUBMIT, Phase.CANCELLING}:
                 self.slots(job.record).hold(record.id)
-        pending = await self.store.undelivered()
+        pending = self._undelivered = await self.store.undelivered()
         owners = {job.record.owner for job in self._jobs.values()} | {e.owner for e in pending}
-        self.callbacks_pending = pending
         return {owner for owner in owners if self._credentials.load(owner)}
 
     async def resume(self) -> None:
         """Go on with every job: ask the LRM what became of the ones that were running."""
-        self.callbacks.send(self.callbacks_pending)
-        self.callbacks_pending = []
-        for service in self._services.values():
+        self.callbacks.send(self._undelivered)
+        self._undelivered = []
+        for service in self.services.values():
             mine = [job for job in self._jobs.values() if job.record.service == service.name]
             running = [job for job in mine if job.record.phase in IN_LRM]
             seen = await service.lrm.find([job.record for job in running])
@@ -377,18 +246,17 @@ class JobService:
 
     def _add(self, job: JobManager) -> JobManager:
         self._jobs[job.record.id] = job
-        self._by_container[job.record.container] = job
         self._observer.job_added(job.record.state.name)
         return job
 
     def _observed(self, container: str, seen: Observation) -> None:
-        job = self._by_container.get(container)
+        job = self._jobs.get(container.replace("-", "/"))
         if job is None:
             return
         if seen.state.value != _SHOWN.get(job.record.phase):
             job.post(observed(seen))
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -406,15 +274,3 @@ class JobService:
 
 
 _SHOWN = {Phase.PENDING: "pending", Phase.ACTIVE: "active", Phase.SUSPENDED: "suspended"}
-
-
-def _draw_id() -> tuple[str, str]:
-    """A new job id and its contact path: two decimal 64-bit numbers (wire-protocol.md §5.11)."""
-    job = f"{secrets.randbits(64)}/{secrets.randbits(64)}"
-    return job, f"/{job}/"
-
-
-def _first_contact(request: SubmitRequest) -> tuple[CallbackContact, ...]:
-    if not request.callback_url:
-        return ()
-    return (CallbackContact(request.callback_url, request.state_mask),)

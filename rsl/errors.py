@@ -41,3 +41,11 @@ class RSLValidationError(RSLError):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def shown(text: str) -> str:
+    """A piece of the input as error messages quote it: short, and printable everywhere."""
+    clean = "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:80]
+    )
+    return clean if len(text) <= 80 else f"{clean}..."

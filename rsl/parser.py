@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from lark import Lark, Transformer
 from lark.exceptions import UnexpectedToken
 from lark.lexer import Lexer
-from lark.parsers.lalr_interactive_parser import InteractiveParser
 
 from rsl import tree
 from rsl.errors import RSLLimitError, RSLSyntaxError
@@ -102,7 +101,7 @@ def parse(
         if len(head) <= len(data):
             raise _error(data, len(head) - 1, "illegal character '\\x00'")
     try:
-        return t.cast(tree.Specification, _parser().parse(head))  # type: ignore[arg-type]  # bytes
+        return t.cast(tree.Specification, _parser().parse(head))
     except UnexpectedToken as error:
         raise _explain(head, error) from None
 
@@ -117,23 +116,44 @@ def _bytes(text: str | bytes) -> bytes:
         raise _error(before, len(before), "a surrogate that stands for no byte") from None
 
 
-def _error(data: bytes, offset: int, message: str) -> RSLSyntaxError:
+def _error(data: bytes, offset: int, message: str, details: str = "") -> RSLSyntaxError:
     before = data[:offset]
     line = before.count(b"\n") + 1
     column = offset - (before.rfind(b"\n") + 1) + 1
     place = f"at byte {offset}" if line == 1 else f"at byte {offset}, line {line}"
-    return RSLSyntaxError(f"{message} {place}", offset, line, column)
+    return RSLSyntaxError(f"{message} {place}{details}", offset, line, column)
 
 
-_ORDER = {
-    BOOLEAN: "'&' '|' '+'",
-    STRING: "string",
-    OPERATOR: "relational operator",
-    OPEN: "'('",
-    CLOSE: "')'",
-    END: "end of input",
-}
+_FOUND = {STRING: "string", END: "end of input"}
+_WANTED = (
+    ({BOOLEAN, STRING}, "'&' '|' '+' or string"),
+    ({STRING, DOLLAR, OPEN}, "value"),
+    ({STRING, DOLLAR}, "string or variable after #"),
+    ({OPERATOR}, "relational operator"),
+    ({OPEN}, "'('"),
+    ({CLOSE}, "')'"),
+    ({END}, "end of input"),
+)
 
 
 def _explain(data: bytes, error: UnexpectedToken) -> RSLSyntaxError:
-    raise NotImplementedError
+    """What was found, where, and what could have stood there."""
+    accepted = (set(error.accepts or ()) - {HASH}) or {END}
+    wanted = []
+    for terminals, name in _WANTED:
+        if terminals <= accepted:
+            wanted.append(name)
+            accepted -= terminals
+    found = error.token
+    reason = ""
+    if isinstance(found, Lexeme):
+        offset = found.offset
+        what = _FOUND.get(found.type, f"'{found.value}'")
+        if found.type == OPERATOR:
+            what = f"relop {found.value}"
+    else:
+        what = _FOUND[END]
+        stop = scan(data).stop
+        offset = stop.offset if stop else len(data)
+        reason = f"; scanning stopped there: {stop.reason}" if stop else ""
+    return _error(data, offset, f"unexpected {what}", f" (expected {' or '.join(wanted)}){reason}")

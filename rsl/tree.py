@@ -141,5 +141,6 @@ def map_relations(
 def canonicalise(spec: Specification) -> Specification:
     """A new tree whose attributes have their canonical names (rsl.md §7)."""
     return map_relations(
-        spec, lambda relation: Relation(canonical_name(relation.attribute), relation.op, relation.values)
+        spec,
+        lambda relation: Relation(canonical_name(relation.attribute), relation.op, relation.values),
     )

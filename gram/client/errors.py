@@ -13,14 +13,18 @@ from protocol.tables import ErrorCode
 class GramClientError(GramError):
     """An operation failed.
 
-    `code` is the GRAM error code (a plain int where the server sent one outside the table),
+    `code` is the GRAM error code (PROTOCOL_FAILED where the server sent a number outside the table),
     `message` says what failed, `side` where, `advice` what to do ("" when there is nothing).
     """
 
     def __init__(self, code: int, message: str, side: Side, *, advice: str | None = None) -> None:
-        super().__init__(code, message)
+        try:
+            known = ErrorCode(code)
+        except ValueError:
+            known = ErrorCode.PROTOCOL_FAILED
+        super().__init__(known, message)
         self.side = side
-        self.advice = advice_for(code, side) if advice is None else advice
+        self.advice = advice_for(known, side) if advice is None else advice
 
 
 class CredentialProblem(GramClientError):

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from protocol.messages import Extensions
 from protocol.tables import ErrorCode, JobState
 
-FINAL_STATES = frozenset({JobState.DONE, JobState.FAILED})
 _STILL_RUNNING = frozenset({ErrorCode.JM_STOPPED, ErrorCode.USER_PROXY_EXPIRED})
 
 
@@ -38,17 +37,16 @@ class JobStatus:
     failure_destination: str | None = None
 
     @classmethod
-    def from_wire(cls, state: int, failure_code: int, extensions: Extensions | None) -> JobStatus:
-        """Build from a reply's or a callback's attributes."""
-        more = extensions or Extensions()
+    def from_wire(cls, state: int, failure_code: int, extensions: Extensions) -> JobStatus:
+        """Build from a reply's or a callback's attributes.  Raises ValueError: no such state."""
         return cls(
             JobState(state),
             int(failure_code),
-            more.exit_code,
-            more.failure_message,
-            more.failure_type,
-            more.failure_source,
-            more.failure_destination,
+            extensions.exit_code,
+            extensions.failure_message,
+            extensions.failure_type,
+            extensions.failure_source,
+            extensions.failure_destination,
         )
 
     @property
@@ -64,7 +62,7 @@ class JobStatus:
     @property
     def ended(self) -> bool:
         """Whether no further change will be reported."""
-        return self.state is None or self.state in FINAL_STATES
+        return self.state is None or self.state.final
 
     @property
     def succeeded(self) -> bool:

@@ -113,7 +113,9 @@ def _found(
     record: JobRecord, living: Mapping[str, ContainerInfo], ended: Mapping[str, ExitRecord]
 ) -> Observation:
     if (info := living.get(record.container)) is not None:
-        return Observation(Observed.SUSPENDED if info.frozen else Observed.ACTIVE, _lrm_id(info.pids))
+        return Observation(
+            Observed.SUSPENDED if info.frozen else Observed.ACTIVE, _lrm_id(info.pids)
+        )
     if (exit_record := ended.get(record.container)) is not None:
         return _observation(exit_record)
     if record.lrm_id is None:

@@ -160,10 +160,10 @@ def duplicate_all(descriptors: Iterable[int]) -> list[int]:
     return copies
 
 
-def _rights(descriptors: list[int]) -> list[tuple[int, int, array.array[int]]]:
+def _rights(descriptors: list[int]) -> list[tuple[int, int, bytes]]:
     if not descriptors:
         return []
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
 
 
 def _received(control: list[tuple[int, int, bytes]]) -> list[int]:

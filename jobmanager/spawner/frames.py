@@ -26,10 +26,11 @@ _PID = integer(1, 1 << 30)
 
 Id = Annotated[int, integer(1, _INT64)]
 IdOrZero = Annotated[int, integer(0, _INT64)]
-Name = Annotated[str, text(64, r"[A-Za-z0-9_-]+")]
-Account = Annotated[str, text(256, r"[^\0-\x20\x7f:/]+")]
+ContainerName = Annotated[str, text(64, r"[A-Za-z0-9_-]+")]
+AccountName = Annotated[str, text(256, r"[^\0-\x20\x7f:/]+")]
 Word = Annotated[str, text(32, r"[a-z-]+")]
 Pid = Annotated[int, _PID]
+Pids = Annotated[tuple[int, ...], many(_PID, 0, MAX_PROCESSES)]
 Time = Annotated[float, number(0, 1e11)]
 Seconds = Annotated[float, number(0, 1e12)]
 Grace = Annotated[float, number(0, 3600)]
@@ -58,8 +59,8 @@ class LaunchRequest:
     Of an environment name given twice the last value counts.
     """
 
-    container: Name
-    account: Account
+    container: ContainerName
+    account: AccountName
     processes: Annotated[int, integer(1, MAX_PROCESSES)]
     argv: Annotated[tuple[str, ...], many(_STRING, 1, 65536)]
     environment: Annotated[
@@ -70,12 +71,15 @@ class LaunchRequest:
 
 @dataclass(frozen=True, slots=True)
 class ContainerInfo:
-    """A living container: its shepherd's pid and the main processes' pids, in launch order."""
+    """A living container: its shepherd's pid and the main processes' pids, in launch order.
 
-    container: Name
-    account: Account
-    shepherd: Pid
-    pids: Annotated[tuple[int, ...], many(_PID, 1, MAX_PROCESSES)]
+    While it is only being started, or its shepherd is being looked for, the pid is 0.
+    """
+
+    container: ContainerName
+    account: AccountName
+    shepherd: Annotated[int, integer(0, 1 << 30)]
+    pids: Pids
     started: Time
     frozen: Flag
 
@@ -99,13 +103,14 @@ class ExitRecord:
     """The end of a container, written once by its shepherd.
 
     `reason`: "exited", "killed", "wall-limit", "cpu-limit", "shutdown" (the shepherd was told to
-    terminate) or "lost" (the shepherd vanished: nothing is known of the processes' ends).
+    terminate), "lost" (the shepherd vanished: nothing is known of the processes' ends), or
+    "launch-failed" (told of a launch whose asker had gone: nothing ran, no record is kept).
     CPU seconds are sums over all `members` ever reaped, `max_rss_kb` is the largest one's;
     `last_status` is the wait status word of the member that left last (job-containers.md 4.3, 10).
     """
 
-    container: Name
-    account: Account
+    container: ContainerName
+    account: AccountName
     processes: Annotated[tuple[ProcessExit, ...], many(record(ProcessExit), 0, MAX_PROCESSES)]
     started: Time
     ended: Time
@@ -143,7 +148,7 @@ class StartAgent(Frame):
     """Fork a user agent; answered by AgentStarted with its socket."""
 
     id: Id
-    account: Account
+    account: AccountName
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,7 @@ class Signal(Frame):
     """Send a signal to every member of a container; 0 only checks."""
 
     id: Id
-    container: Name
+    container: ContainerName
     signum: Annotated[int, integer(0, signal.SIGRTMAX)]
 
 
@@ -177,7 +182,7 @@ class Freeze(Frame):
     """Stop every member of a container."""
 
     id: Id
-    container: Name
+    container: ContainerName
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +190,7 @@ class Thaw(Frame):
     """Continue every member of a container."""
 
     id: Id
-    container: Name
+    container: ContainerName
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +198,7 @@ class Kill(Frame):
     """End a container: SIGTERM to every member, SIGKILL after `grace` seconds."""
 
     id: Id
-    container: Name
+    container: ContainerName
     grace: Grace
 
 
@@ -202,7 +207,7 @@ class ListMembers(Frame):
     """Ask for the pids of all living members of a container."""
 
     id: Id
-    container: Name
+    container: ContainerName
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +229,7 @@ class Forget(Frame):
     """Remove an ended container's record; nothing to remove is fine."""
 
     id: Id
-    container: Name
+    container: ContainerName
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,10 @@ class Loop:
                     on_packet(packet)
                     close_all(packet.descriptors)
 
-        channel = Channel(sock, lambda _: self._selector.modify(channel, blocked, ready) and None)
+        def wait(blocked_channel: Channel) -> None:
+            self._selector.modify(blocked_channel, blocked, ready)
+
+        channel = Channel(sock, wait)
         self._selector.register(channel, selectors.EVENT_READ, ready)
         return channel
 

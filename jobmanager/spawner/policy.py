@@ -20,7 +20,7 @@ PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A well-formed request that is not granted: the step, an errno (0: none) and a text."""
 
     def __init__(self, stage: str, code: int, text: str) -> None:
@@ -42,13 +42,13 @@ class Account:
 
 
 def resolve(name: str, policy: SpawnerPolicy) -> Account:
-    """The account of that name; raises Refusal for everyone the policy does not let in."""
+    """The account of that name; raises RefusalError for everyone the policy does not let in."""
     if policy.accounts is not None and not re.fullmatch(policy.accounts, name):
         raise _refused(name, "the policy does not serve this account")
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
-        raise Refusal("account", errno.ENOENT, f"{name}: unknown account") from None
+        raise RefusalError("account", errno.ENOENT, f"{name}: unknown account") from None
     if entry.pw_name != name:  # a case-insensitive directory must not widen the pattern
         raise _refused(name, "not the account's exact name")
     if policy.personal:
@@ -62,8 +62,8 @@ def resolve(name: str, policy: SpawnerPolicy) -> Account:
     return Account(name, entry.pw_uid, entry.pw_gid, tuple(groups), entry.pw_dir)
 
 
-def _refused(name: str, why: str) -> Refusal:
-    return Refusal("account", errno.EPERM, f"{name}: {why}")
+def _refused(name: str, why: str) -> RefusalError:
+    return RefusalError("account", errno.EPERM, f"{name}: {why}")
 
 
 def become(account: Account, *, no_new_privs: bool) -> None:

@@ -146,9 +146,7 @@ class Store:
         """Replace a job's description (STDIO_UPDATE)."""
 
         def work(connection: Connection) -> None:
-            connection.execute(
-                update(jobs).where(jobs.c.id == job).values(description=description)
-            )
+            connection.execute(update(jobs).where(jobs.c.id == job).values(description=description))
 
         await self._writer.execute(work)
 
@@ -174,8 +172,7 @@ class Store:
             for row in connection.execute(select(contacts)):
                 registered.setdefault(row.job, []).append(CallbackContact(row.url, row.mask))
             return [
-                replace(record, contacts=tuple(registered.get(record.id, ())))
-                for record in records
+                replace(record, contacts=tuple(registered.get(record.id, ()))) for record in records
             ]
 
         return cast("list[JobRecord]", await self._writer.execute(work))
@@ -313,9 +310,7 @@ def _apply(connection: Connection, change: Change) -> list[OutboxEntry]:
         )
     if change.event is not None:
         connection.execute(insert(events), _event_row(change.record, change.event, change.detail))
-    return [
-        _add_callback(connection, entry, change.record.updated) for entry in change.callbacks
-    ]
+    return [_add_callback(connection, entry, change.record.updated) for entry in change.callbacks]
 
 
 def _add_callback(connection: Connection, entry: OutboxEntry, now: float) -> OutboxEntry:
@@ -351,9 +346,7 @@ def _outbox_entry(row: Row[Any]) -> OutboxEntry:
     )
 
 
-def _add_contacts(
-    connection: Connection, job: str, registered: Sequence[CallbackContact]
-) -> None:
+def _add_contacts(connection: Connection, job: str, registered: Sequence[CallbackContact]) -> None:
     if registered:
         connection.execute(
             insert(contacts), [{"job": job, "url": c.url, "mask": c.mask} for c in registered]

@@ -34,7 +34,7 @@ _EXTENSIONS_TAG = 0xA3
 _PARSING_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, Warning)
 
 
-class MalformedCertificate(ValueError):
+class CertificateError(ValueError):
     """The certificate cannot be understood."""
 
 
@@ -89,11 +89,11 @@ class Facts:
 
 @lru_cache(maxsize=512)
 def examine(certificate: x509.Certificate) -> Facts:
-    """Read a certificate.  Raises MalformedCertificate, whatever is wrong with it."""
+    """Read a certificate.  Raises CertificateError, whatever is wrong with it."""
     try:
         return _examine(certificate)
     except _PARSING_ERRORS as error:
-        raise MalformedCertificate(f"unusable certificate: {error}") from error
+        raise CertificateError(f"unusable certificate: {error}") from error
 
 
 def _examine(certificate: x509.Certificate) -> Facts:
@@ -206,7 +206,7 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
                 key.verify(signature, data, parameters, digest)
             case ec.EllipticCurvePublicKey(), ec.ECDSA():
                 key.verify(signature, data, parameters)
-            case (ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()), None:
+            case ((ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()), None):
                 key.verify(signature, data)
             case _:
                 return False

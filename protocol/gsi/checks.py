@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from protocol.gsi import certificate as cert
 from protocol.gsi import names
-from protocol.gsi.certificate import Facts, MalformedCertificate
-from protocol.gsi.proxies import InvalidProxy, ProxyFormat
+from protocol.gsi.certificate import CertificateError, Facts
+from protocol.gsi.proxies import ProxyError, ProxyFormat
 from protocol.gsi.refusal import ChainRefused, Refusal
 
 PROXY_RSA_BITS = 1024
@@ -45,11 +45,11 @@ def refusing() -> Iterator[None]:
     """Turn errors about single certificates into ChainRefused."""
     try:
         yield
-    except MalformedCertificate as error:
+    except CertificateError as error:
         raise ChainRefused(Refusal.MALFORMED, str(error)) from error
-    except InvalidProxy as error:
+    except ProxyError as error:
         raise ChainRefused(Refusal.PROXY_RULE, str(error)) from error
-    except names.InvalidName as error:
+    except names.DNError as error:
         raise ChainRefused(Refusal.NAME, str(error)) from error
 
 

@@ -54,7 +54,7 @@ class CredentialError(GramError):
         super().__init__(code, message)
 
 
-class PassphraseNeeded(CredentialError):
+class PassphraseError(CredentialError):
     """The private key is encrypted and no pass phrase was given."""
 
 
@@ -86,7 +86,7 @@ class Credential:
     ) -> Credential:
         """Read a certificate file (0644 at most; may hold a chain) and a key file (0600 at most).
 
-        Raises CredentialError as `load` does; PassphraseNeeded when the key is encrypted.
+        Raises CredentialError as `load` does; PassphraseError when the key is encrypted.
         """
         certificates = _certificates(_read(certificate, _PUBLIC_MODES))
         return _assemble(certificates, _private_key(_read(key, _PRIVATE_MODES), passphrase))
@@ -99,7 +99,7 @@ class Credential:
             store = pkcs12.load_pkcs12(data, passphrase)
         except _ERRORS as error:
             if passphrase is None:
-                raise PassphraseNeeded(f"{path} is encrypted or no PKCS#12 file") from error
+                raise PassphraseError(f"{path} is encrypted or no PKCS#12 file") from error
             raise CredentialError(f"{path}: {error}") from error
         if store.cert is None:
             raise CredentialError(f"{path} holds no certificate")
@@ -160,7 +160,7 @@ def _private_key(data: bytes, passphrase: bytes | None) -> PrivateKeyTypes:
         raise CredentialError("no private key")
     encrypted = block[1] == b"ENCRYPTED PRIVATE KEY" or b"Proc-Type: 4,ENCRYPTED" in block[0]
     if encrypted and passphrase is None:
-        raise PassphraseNeeded("the private key is encrypted")
+        raise PassphraseError("the private key is encrypted")
     try:
         return load_pem_private_key(block[0], passphrase if encrypted else None)
     except _ERRORS:
@@ -245,7 +245,7 @@ def find_credential(
     """Find the credential that GSI programs would take: host, then proxy, then user (3.4).
 
     An explicit setting that does not work is an error, as is an expired proxy: nothing further is
-    tried.  Raises CredentialError, PassphraseNeeded.
+    tried.  Raises CredentialError, PassphraseError.
     """
     certificate, key = environ.get("X509_USER_CERT"), environ.get("X509_USER_KEY")
     if certificate and key:
@@ -261,9 +261,7 @@ def find_credential(
     return _user_credential(certificate, key, home)
 
 
-def _host_directories(
-    environ: Mapping[str, str], home: Path | None, system: Path
-) -> list[Path]:
+def _host_directories(environ: Mapping[str, str], home: Path | None, system: Path) -> list[Path]:
     found = [system / "grid-security"]
     if environ.get("GLOBUS_LOCATION"):
         found.append(Path(environ["GLOBUS_LOCATION"]) / "etc")

@@ -14,9 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from protocol.errors import GramError
-from protocol.gsi import certificate as cert
 from protocol.gsi import der, issue
-from protocol.gsi.certificate import examine
 from protocol.gsi.checks import moment
 from protocol.gsi.credential import Credential
 from protocol.gsi.proxies import (
@@ -26,7 +24,7 @@ from protocol.gsi.proxies import (
     encode_proxy_info,
     proxy_info,
 )
-from protocol.gsi.proxy_rules import MAX_CERTIFICATES, ProxyPath, check_proxies
+from protocol.gsi.proxy_rules import MAX_CERTIFICATES, check_proxies
 from protocol.gsi.refusal import ChainRefused
 from protocol.tables import ErrorCode
 
@@ -194,7 +192,7 @@ def _delegated(
     now: datetime | None,
 ) -> Credential:
     try:
-        path: ProxyPath = check_proxies((proxy, *chain), now=now)
+        path = check_proxies((proxy, *chain), now=now)
         same_key = proxy.public_key().public_bytes(
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
         ) == _public_key_info(key)

@@ -119,9 +119,7 @@ def common_name_rdn(text: str) -> bytes:
 
 
 def _below(name: bytes, common_name: str) -> bytes:
-    return der.encode(
-        der.SEQUENCE, der.element(name, der.SEQUENCE), common_name_rdn(common_name)
-    )
+    return der.encode(der.SEQUENCE, der.element(name, der.SEQUENCE), common_name_rdn(common_name))
 
 
 def _time(moment: datetime) -> bytes:

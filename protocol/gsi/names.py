@@ -83,7 +83,7 @@ _CANONICAL_ENCODINGS = {
 }
 
 
-class InvalidName(ValueError):
+class DNError(ValueError):
     """The bytes are not a name, or the name cannot serve as an identity."""
 
 
@@ -110,7 +110,7 @@ def _parse(name: bytes) -> tuple[Relative, ...]:
             tuple(map(_attribute, der.members(rdn.encoded, der.SET))) for rdn in der.members(name)
         )
     except der.DERError as error:
-        raise InvalidName(f"not a distinguished name: {error}") from error
+        raise DNError(f"not a distinguished name: {error}") from error
 
 
 def _attribute(item: der.Element) -> Attribute:
@@ -121,7 +121,7 @@ def _attribute(item: der.Element) -> Attribute:
 
 
 def relative_names(name: AnyName) -> tuple[Relative, ...]:
-    """Return the attributes of each relative name, in encoding order.  Raises InvalidName."""
+    """Return the attributes of each relative name, in encoding order.  Raises DNError."""
     return _parse(name_der(name))
 
 
@@ -151,18 +151,18 @@ def identity(name: AnyName) -> str:
     """Return the slash form of a name, provided that no other name has the same one.
 
     The slash form does not escape backslashes and hides string types, so some pairs of names share
-    it.  Refused (InvalidName): the empty name, and values with a backslash or control character,
+    it.  Refused (DNError): the empty name, and values with a backslash or control character,
     octets that are no text of their string type, non-text types, and wide strings without a zero
     octet.  What remains maps one to one, up to the choice among the single-byte string types.
     """
     rdns = relative_names(name)
     if not rdns or not all(rdns):
-        raise InvalidName("the name is empty")
+        raise DNError("the name is empty")
     for rdn in rdns:
         for attribute in rdn:
             problem = _ambiguity(attribute)
             if problem:
-                raise InvalidName(f"{oneline(name)}: {problem}")
+                raise DNError(f"{oneline(name)}: {problem}")
     return oneline(name)
 
 
@@ -201,7 +201,7 @@ def canonical(name: bytes) -> bytes:
     """Return OpenSSL's canonical encoding of a name given in DER.
 
     Text becomes UTF-8 with ASCII case folded and white space trimmed and collapsed, sets are
-    sorted, and the outer SEQUENCE header is absent.  Raises InvalidName.
+    sorted, and the outer SEQUENCE header is absent.  Raises DNError.
     """
     return b"".join(
         der.encode(der.SET, *sorted(_canonical_attribute(item) for item in rdn))
@@ -216,7 +216,7 @@ def _canonical_attribute(attribute: Attribute) -> bytes:
         try:
             text = value.decode(encoding)
         except UnicodeDecodeError as error:
-            raise InvalidName(f"attribute {attribute.type} is not text of its type") from error
+            raise DNError(f"attribute {attribute.type} is not text of its type") from error
         text = re.sub(r"[ \t\n\v\f\r]+", " ", text).strip(" ")
         tag, value = der.UTF8_STRING, text.encode().lower()  # bytes.lower() folds ASCII only
     return der.encode(der.SEQUENCE, der.encode_oid(attribute.type), der.encode(tag, value))
@@ -225,7 +225,7 @@ def _canonical_attribute(attribute: Attribute) -> bytes:
 def subject_hash(name: AnyName) -> str:
     """Return the eight hex digits that name a CA's files (OpenSSL 1.0 and later).
 
-    They are the first four octets, little-endian, of SHA-1 over `canonical`.  Raises InvalidName.
+    They are the first four octets, little-endian, of SHA-1 over `canonical`.  Raises DNError.
     """
     digest = hashlib.sha1(canonical(name_der(name)), usedforsecurity=False).digest()
     return f"{int.from_bytes(digest[:4], 'little'):08x}"

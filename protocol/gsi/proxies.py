@@ -12,7 +12,7 @@ from protocol.gsi import der, names
 from protocol.gsi.certificate import Facts, examine
 
 
-class InvalidProxy(ValueError):
+class ProxyError(ValueError):
     """The certificate claims to be a proxy and breaks the rules for one."""
 
 
@@ -71,7 +71,7 @@ def encode_proxy_info(info: ProxyInfo) -> bytes:
 def decode_proxy_info(value: bytes, format: ProxyFormat) -> ProxyInfo:  # noqa: A002 - the field's name
     """Read the DER value of a ProxyCertInfo extension of the given format.
 
-    Raises InvalidProxy.
+    Raises ProxyError.
     """
     try:
         fields = der.members(value)
@@ -80,11 +80,11 @@ def decode_proxy_info(value: bytes, format: ProxyFormat) -> ProxyInfo:  # noqa: 
         language, *octets = der.members(policy.encoded)
         oid = der.decode_oid(language)
     except ValueError as error:  # DERError, or too few fields
-        raise InvalidProxy(f"bad ProxyCertInfo: {error}") from error
+        raise ProxyError(f"bad ProxyCertInfo: {error}") from error
     if more or len(octets) > 1 or any(item.tag != der.OCTET_STRING for item in octets):
-        raise InvalidProxy("bad ProxyCertInfo: unexpected fields")
+        raise ProxyError("bad ProxyCertInfo: unexpected fields")
     if length is not None and length < 0:
-        raise InvalidProxy("bad ProxyCertInfo: negative path length")
+        raise ProxyError("bad ProxyCertInfo: negative path length")
     text = octets[0].content if octets else None
     return ProxyInfo(format, _POLICIES.get(oid, ProxyPolicy.RESTRICTED), length, text)
 
@@ -102,18 +102,18 @@ def _take_path_length(fields: list[der.Element], format: ProxyFormat) -> int | N
 def proxy_info(certificate: x509.Certificate) -> ProxyInfo | None:
     """Return what kind of proxy a certificate is; None when it is none.
 
-    Only the certificate itself is looked at, not its issuer.  Raises InvalidProxy when it has
+    Only the certificate itself is looked at, not its issuer.  Raises ProxyError when it has
     several ProxyCertInfo extensions, one that is not critical or not readable, or one in a CA
-    certificate; MalformedCertificate when it cannot be read at all.
+    certificate; CertificateError when it cannot be read at all.
     """
     facts = examine(certificate)
     found = [item for item in facts.extensions if item.type in _EXTENSION_TYPES]
     if not found:
         return None if facts.is_ca else _legacy(facts)
     if len(found) > 1 or facts.is_ca:
-        raise InvalidProxy("more than one ProxyCertInfo, or one in a CA certificate")
+        raise ProxyError("more than one ProxyCertInfo, or one in a CA certificate")
     if not found[0].critical:
-        raise InvalidProxy("ProxyCertInfo is not critical")
+        raise ProxyError("ProxyCertInfo is not critical")
     return decode_proxy_info(found[0].value, ProxyFormat(found[0].type))
 
 

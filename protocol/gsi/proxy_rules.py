@@ -58,10 +58,7 @@ def check_proxies(chain: Sequence[x509.Certificate], *, now: datetime | None = N
     if len(chain) > MAX_CERTIFICATES:
         raise ChainRefused(Refusal.TOO_LONG, f"more than {MAX_CERTIFICATES} certificates")
     with refusing():
-        path = _order(chain)
-        for facts, _ in path.proxies:
-            check_certificate(facts, moment(now), rsa_bits=PROXY_RSA_BITS)
-        check_certificate(path.eec, moment(now), rsa_bits=RSA_BITS)
+        path = _order(chain, moment(now))
         if path.eec.is_ca:
             raise ChainRefused(
                 Refusal.CA_RULE, f"{names.oneline(path.eec.subject)} is a CA, not an end entity"
@@ -70,14 +67,16 @@ def check_proxies(chain: Sequence[x509.Certificate], *, now: datetime | None = N
     return path
 
 
-def _order(chain: Sequence[x509.Certificate]) -> ProxyPath:
+def _order(chain: Sequence[x509.Certificate], now: datetime) -> ProxyPath:
     rest = [examine(item) for item in chain]
     current = rest.pop(0)
     proxies = []
     while (info := proxy_info(current.certificate)) is not None:
+        check_certificate(current, now, rsa_bits=PROXY_RSA_BITS)
         proxies.append((current, info))
         current = _issuer(current, rest)
         rest.remove(current)
+    check_certificate(current, now, rsa_bits=RSA_BITS)
     return ProxyPath(tuple(proxies), current)
 
 
@@ -98,10 +97,9 @@ def _issuer(proxy: Facts, candidates: Sequence[Facts]) -> Facts:
 
 
 def _check_links(path: ProxyPath) -> None:
-    issuers: list[tuple[Facts, ProxyInfo | None]] = [*path.proxies[1:], (path.eec, None)]
-    for below, ((proxy, info), (issuer, above)) in enumerate(
-        zip(path.proxies, issuers, strict=True)
-    ):
+    links: list[tuple[Facts, ProxyInfo | None]] = [*path.proxies, (path.eec, None)]
+    for below, (proxy, info) in enumerate(path.proxies):
+        issuer, above = links[below + 1]
         problem = (
             _name_problem(proxy, issuer)
             or _policy_problem(info, above)

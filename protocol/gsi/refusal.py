@@ -28,7 +28,7 @@ class Refusal(Enum):
     NAME = "name"
 
 
-class ChainRefused(GramError):
+class ChainRefused(GramError):  # noqa: N818 - a verdict; the reason says what is wrong
     """A peer's certificate chain breaks a rule; `reason` says which, `message` tells people."""
 
     def __init__(self, reason: Refusal, message: str) -> None:

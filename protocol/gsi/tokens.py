@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from protocol.errors import GramError
+from protocol.errors import RemoteProtocolError
 from protocol.tables import ErrorCode
 
 MAX_TOKEN = 65536
@@ -31,7 +31,7 @@ class Framing(Enum):
     PREFIXED = "prefixed"
 
 
-class TokenError(GramError):
+class TokenError(RemoteProtocolError):
     """Bytes that are neither TLS records nor a token of acceptable length; code 10."""
 
     def __init__(self, message: str) -> None:
@@ -46,8 +46,8 @@ def wrap_token(records: bytes) -> bytes:
 class TokenReader:
     """Cuts whole TLS records out of a byte stream, of either framing, decided token by token.
 
-    `framing` is the framing of the latest token, None before the first one.  What is buffered
-    never exceeds one record.
+    `framing` is the framing of the first token, None before that.  What is buffered never exceeds
+    one record.
     """
 
     def __init__(self, *, limit: int = MAX_TOKEN) -> None:
@@ -62,24 +62,25 @@ class TokenReader:
         Raises TokenError for anything but records of types 20 to 23 in tokens of 1..limit bytes.
         """
         self._buffer += data
-        records = bytearray()
+        pieces = []
         position = start = 0
         while True:
             if self._token_left == 0 and self._buffer[position : position + 1] == b"\0":
                 if len(self._buffer) < position + _PREFIX:
                     break
-                records += self._buffer[start:position]
+                pieces.append(bytes(self._buffer[start:position]))
                 self._token_left = self._token_length(position)
                 position = start = position + _PREFIX
             size = self._record_size(position)
             if size is None or len(self._buffer) < position + size:
                 break
-            self.framing = Framing.PREFIXED if self._token_left else Framing.BARE
-            self._token_left -= size if self._token_left else 0
+            prefixed = self._token_left > 0
+            self.framing = self.framing or (Framing.PREFIXED if prefixed else Framing.BARE)
+            self._token_left -= size if prefixed else 0
             position += size
-        records += self._buffer[start:position]
+        pieces.append(bytes(self._buffer[start:position]))
         del self._buffer[:position]
-        return bytes(records)
+        return b"".join(pieces)
 
     def _token_length(self, position: int) -> int:
         length = int.from_bytes(self._buffer[position : position + _PREFIX], "big")
@@ -92,7 +93,7 @@ class TokenReader:
         header = self._buffer[position : position + _HEADER]
         if header and header[0] not in _RECORD_TYPES:
             raise TokenError(f"byte {header[0]:#04x} does not begin a TLS record or a GSI token")
-        if header[1:2] not in (b"", b"\3"):
+        if len(header) > 1 and header[1] != 3:
             raise TokenError("this is not a TLS record")
         if len(header) < _HEADER:
             return None

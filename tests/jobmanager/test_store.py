@@ -72,11 +72,11 @@ async def test_a_change_updates_job_log_and_outbox_together(store: Store) -> Non
     job = record()
     await store.add_job(job, AUDIT)
     active = replace(job, phase=Phase.ACTIVE, state=JobState.ACTIVE, sequence=1, lrm_id="7")
-    sent = await store.change(
-        [Change(active, Event.STARTED, (callback(active, JobState.ACTIVE),))]
-    )
+    sent = await store.change([Change(active, Event.STARTED, (callback(active, JobState.ACTIVE),))])
     assert [entry.id for entry in await store.undelivered()] == [sent[0].id]
-    assert (await store.undelivered())[0] == replace(callback(active, JobState.ACTIVE), id=sent[0].id)
+    assert (await store.undelivered())[0] == replace(
+        callback(active, JobState.ACTIVE), id=sent[0].id
+    )
     assert [row[2:] for row in await store.events(job.id)] == [
         ("accepted", "stage-in", 32),
         ("started", "active", 2),

@@ -1,0 +1,139 @@
+"""Where a job's output ends up on this machine, remembered in its directory (job-manager.md §5.3).
+
+The choice is made once, when the job is opened: a destination that comes later (STDIO_UPDATE) only
+changes where the bytes are sent from there.
+"""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+
+from jobmanager.agent.directories import Directory
+from jobmanager.agent.errors import reason
+from jobmanager.agent.frames import Flag, JobWork, Output, Path, Size
+from jobmanager.agent.places import NULL, Kind, is_url, place, working_directory
+from jobmanager.agent.workspace import Workspace
+from jobmanager.spawner.codec import Frame, FrameError, decode, encode, kinds
+from protocol.errors import GramError
+from protocol.tables import ErrorCode
+
+_RECORD = "output"
+_MAX_RECORD = 65536
+
+
+class Stream(StrEnum):
+    """The two streams; the values are file names in the job directory."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+    @property
+    def opening_error(self) -> ErrorCode:
+        """The error of a local destination that cannot be opened."""
+        return ErrorCode.OPENING_STDOUT if self is Stream.STDOUT else ErrorCode.OPENING_STDERR
+
+    def outputs(self, work: JobWork) -> tuple[Output, ...]:
+        """The stream's destinations."""
+        return work.stdout if self is Stream.STDOUT else work.stderr
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A file that gets all bytes of a stream, from offset `start` on.
+
+    `own`: it is in the job directory.  `split`: each process writes a file of its own first.
+    """
+
+    path: Path
+    start: Size
+    own: Flag
+    split: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class Sinks(Frame):
+    """The sinks of a job that was opened with so many processes."""
+
+    stdout: Sink
+    stderr: Sink
+    processes: Size
+
+    def of(self, stream: Stream) -> Sink:
+        """The sink of one stream."""
+        return self.stdout if stream is Stream.STDOUT else self.stderr
+
+
+_KINDS = kinds(Sinks)
+
+
+def load_sinks(job: Directory) -> Sinks | None:
+    """What was decided when the job was opened, None when it was not.
+
+    Raises GramError(NO_RESOURCES) when the record cannot be read.
+    """
+    try:
+        payload = job.read(_RECORD, _MAX_RECORD)
+        found = None if payload is None else decode(payload, _KINDS)
+    except (OSError, FrameError) as error:
+        text = f"cannot read where the job's output is: {reason(error)}"
+        raise GramError(ErrorCode.NO_RESOURCES, text) from error
+    return found if isinstance(found, Sinks) else None
+
+
+def plan_sinks(workspace: Workspace, work: JobWork, job: Directory) -> Sinks:
+    """Decide for a job that is being opened, or find what was decided before.
+
+    Raises GramError 73 or 74 for a cache destination that has gone, NO_RESOURCES otherwise.
+    """
+    if (found := load_sinks(job)) is not None and found.processes == work.processes:
+        return found
+    sinks = Sinks(
+        _plan(workspace, work, job, Stream.STDOUT),
+        _plan(workspace, work, job, Stream.STDERR),
+        work.processes,
+    )
+    try:
+        job.write(_RECORD, encode(sinks))
+    except OSError as error:
+        text = f"cannot write to the job directory: {reason(error)}"
+        raise GramError(ErrorCode.NO_RESOURCES, text) from error
+    return sinks
+
+
+def _plan(workspace: Workspace, work: JobWork, job: Directory, stream: Stream) -> Sink:
+    outputs = stream.outputs(work)
+    target = place(outputs[0].url, working_directory(work, workspace.home))
+    split = work.processes > 1
+    if len(outputs) == 1:
+        match target.kind:
+            case Kind.NOTHING:
+                return Sink(NULL, 0, own=False, split=False)
+            case Kind.LOCAL if not is_url(outputs[0].url):
+                return Sink(target.name, _size(target.name), own=False, split=split)
+            case Kind.CACHE:
+                path = _cached(workspace, work, outputs[0], stream)
+                return Sink(path, _size(path), own=False, split=split)
+            case _:
+                return Sink(f"{job.path}/{stream}", 0, own=True, split=split)
+    return Sink(f"{job.path}/{stream}", 0, own=True, split=split)
+
+
+def _cached(workspace: Workspace, work: JobWork, output: Output, stream: Stream) -> str:
+    tags = (work.contact,) if output.tag is None else (work.contact, output.tag)
+    try:
+        return workspace.cache.add_empty(output.url, *tags)
+    except OSError as error:
+        text = f"cannot use {output.url} for {stream}: {reason(error)}"
+        raise GramError(stream.opening_error, text) from error
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def part_name(stream: Stream, index: int) -> str:
+    """The file of one process of several, in the job directory."""
+    return f"{stream}{index:03d}"

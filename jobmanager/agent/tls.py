@@ -1,0 +1,42 @@
+"""The TLS side of a job's transfers: its credential, and servers of its own identity only.
+
+Imported when the first https transfer begins, for the sake of an agent that never has one.
+"""
+
+import functools
+import os
+
+from jobmanager.agent.errors import RefusedError
+from protocol.aio.gsi import Connector, GsiStream
+from protocol.aio.raw import RawStream
+from protocol.gsi.credential import Credential
+from protocol.gsi.directory import CADirectory, default_directory
+
+
+class Identity:
+    """A job's credential, ready to connect with.
+
+    Raises GramError when the credential or the directory of trusted CAs cannot be used.
+    """
+
+    def __init__(self, pem: bytes, certificates: str | None) -> None:
+        credential = Credential.from_pem(pem)
+        self._name = credential.identity
+        self._connector = Connector(credential, _trusted(certificates))
+
+    async def establish(self, raw: RawStream, server: str) -> GsiStream:
+        """Do the handshake with a server, which must have our own identity whatever its host.
+
+        Raises GramError, RefusedError for another identity; the connection is closed then.
+        """
+        stream = await self._connector.establish(raw, gatekeeper=False)
+        if stream.peer is None or stream.peer.identity != self._name:
+            stream.abort()
+            whose = "nobody" if stream.peer is None else stream.peer.identity
+            raise RefusedError(f"{server} belongs to {whose}, not to {self._name}")
+        return stream
+
+
+@functools.cache
+def _trusted(path: str | None) -> CADirectory:
+    return default_directory(os.environ) if path is None else CADirectory(path)
