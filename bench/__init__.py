@@ -1,1 +1,1 @@
-"""Measurements of a running gatekeeper, with the reference server beside ours where it is installed."""
+"""Measurements of a running gatekeeper, with the reference server beside ours."""

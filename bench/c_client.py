@@ -1,8 +1,8 @@
 """One benchmark client: a process that uses the reference's own C client library.
 
 Run as `python -m bench.c_client KIND CONTACT COUNT`; prints one JSON object with the seconds that
-every operation took. KIND: ping, submit-waiting (two-phase jobs that are not committed), job (to the DONE callback),
-status (CONTACT is then a job contact).
+every operation took. KIND: ping, submit-waiting (two-phase jobs that are not committed), job (to
+the DONE callback), status (CONTACT is then a job contact).
 """
 
 import ctypes
@@ -22,7 +22,7 @@ CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 class Timespec(ctypes.Structure):
     """An absolute time, as the library's event loop takes it."""
 
-    _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]  # noqa: RUF012  # ctypes
+    _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]  # ctypes
 
 
 class GramClient:

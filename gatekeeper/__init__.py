@@ -1,0 +1,1 @@
+"""The service: front door, mapping, configuration, supervisor, HTTP side."""

@@ -217,9 +217,14 @@ def _toml(value: object, field: FieldInfo) -> str | None:
         case int():
             return json.dumps(format_size(value)) if "size" in field.metadata else str(value)
         case tuple():
-            return json.dumps([str(item) for item in value], ensure_ascii=False)
+            return f"[{', '.join(_quote(str(item)) for item in value)}]"
         case _:
-            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+            return _quote(str(value))
+
+
+def _quote(text: str) -> str:
+    """Print a string as TOML; JSON's differ in DEL only."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _kind(field: FieldInfo) -> str:

@@ -7,8 +7,8 @@ readable answer (wire-protocol.md P20), from a request for delegation whose key 
 
 import asyncio
 import secrets
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -18,7 +18,7 @@ from gatekeeper.keypool import KeyPool
 from gatekeeper.limits import ConnectionLimits
 from gatekeeper.metrics import Metrics
 from jobmanager.contacts import ContactHandler
-from jobmanager.intake import Submitted, SubmitRequest
+from jobmanager.intake import SubmitRequest, Submitted
 from jobmanager.service import JobService
 from protocol.aio.delegation import DELEGATION, discard_delegation, read_flag, receive_delegation
 from protocol.aio.exchange import read_message
@@ -26,7 +26,7 @@ from protocol.aio.gsi import Acceptor
 from protocol.aio.raw import RawStream
 from protocol.aio.stream import SecureStream
 from protocol.connection import Connection, Role
-from protocol.errors import GramError, ProtocolError, RemoteProtocolError
+from protocol.errors import GramError, RemoteProtocolError
 from protocol.gsi.credential import Credential
 from protocol.messages import (
     HttpError,
@@ -64,7 +64,7 @@ class Deadlines:
     answer: float = 600.0
 
 
-class Refused(Exception):
+class RequestRefusedError(Exception):
     """The request ends with an HTTP status; the reason is for our log only."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -128,29 +128,30 @@ class Gatekeeper:
     async def _connection(self, raw: RawStream) -> None:
         try:
             async with asyncio.timeout(self._deadlines.handshake):
-                if self._shared is not None and await raw.first_byte() == TLS_HANDSHAKE_RECORD:
-                    shared = True
-                else:
-                    shared = False
-                    stream = await self._acceptor.accept(raw, gatekeeper=True)
+                shared = self._shared is not None and await raw.first_byte() == TLS_HANDSHAKE_RECORD
+                stream = None if shared else await self._acceptor.accept(raw, gatekeeper=True)
         except TimeoutError:
-            self._failed("timeout", "no complete handshake in time")
+            self._failed(raw.peer_address, "timeout", "no complete handshake in time")
             return
         except (GramError, OSError) as error:
-            self._failed("protocol", str(error))
+            self._failed(raw.peer_address, "protocol", str(error))
             return
-        if shared and self._shared is not None:
+        if stream is not None:
+            await self._serve(stream)
+        elif self._shared is not None:
             await self._shared.handle(raw, self._acceptor)
-            return
+
+    async def _serve(self, stream: SecureStream) -> None:
         try:
             await self._request(stream)
-        except (ProtocolError, OSError, TimeoutError) as error:
+        except (GramError, OSError, TimeoutError) as error:
             self._metrics.connection("broken")
             log.info("connection.broken", reason=str(error) or type(error).__name__)
         finally:
             await stream.aclose()
 
-    def _failed(self, reason: str, text: str) -> None:
+    def _failed(self, address: str, reason: str, text: str) -> None:
+        self._limits.failed(address)
         self._metrics.handshake_failed(reason)
         log.info("handshake.failed", reason=reason, detail=text)
 
@@ -202,7 +203,7 @@ class Gatekeeper:
                 case JobRequest():
                     submitted = await self._submit(stream, request, account, credential)
                     reply = submitted.reply
-        except Refused as error:
+        except RequestRefusedError as error:
             reply = HttpError(error.status)
             log.info("request.refused", kind=kind, status=error.status, reason=error.reason)
         self._metrics.request(kind, _result(reply))
@@ -215,11 +216,11 @@ class Gatekeeper:
                 submitted.replied(delivered=delivered)
 
     async def _admit(self, stream: SecureStream, request: Request) -> str:
-        """Checks in the order of gatekeeper.md §4; returns the account or raises Refused."""
+        """The checks of gatekeeper.md §4 in order; returns the account."""
         if stream.peer is None:
             refusal = stream.refusal
             self._metrics.handshake_failed("untrusted" if refusal is None else refusal.reason.name)
-            raise Refused(403, f"the client's certificate is refused: {refusal}")
+            raise RequestRefusedError(403, f"the client's certificate is refused: {refusal}")
         asked = AuthorisationRequest(
             identity=stream.peer.identity,
             service=request.service,
@@ -229,12 +230,15 @@ class Gatekeeper:
         try:
             account = await self._authoriser.authorise(asked)
         except Denied as error:
-            raise Refused(error.reason.http_status, error.text) from error
+            self._metrics.denied(error.reason)
+            raise RequestRefusedError(error.reason.http_status, error.text) from error
         service = self._services.get(self._service_name(request.service))
         if service is None:
-            raise Refused(404, f"there is no service {request.service!r}")
+            raise RequestRefusedError(404, f"there is no service {request.service!r}")
         if stream.peer.limited and not service.accept_limited:
-            raise Refused(403, f"a limited proxy may not use the service {service.name}")
+            raise RequestRefusedError(
+                403, f"a limited proxy may not use the service {service.name}"
+            )
         log.info(
             "request.authorised",
             identity=stream.peer.identity,
@@ -251,7 +255,7 @@ class Gatekeeper:
         self, stream: SecureStream, request: JobRequest, account: str, credential: Credential | None
     ) -> Submitted:
         if stream.peer is None:
-            raise Refused(403, "not authenticated")
+            raise RequestRefusedError(403, "not authenticated")
         return await self._jobs.intake.submit(
             SubmitRequest(
                 identity=stream.peer.identity,

@@ -32,7 +32,7 @@ _MAX_WARNINGS = 100
 # White space is blank, TAB and LF; CR, VT and FF are not.  A quote after a backslash does not
 # close, even when that backslash is itself escaped.
 _LINE = re.compile(
-    rb'[ \t\n]*(?:"([^"]*+(?:(?<=\\)"[^"]*+)*+)(?<!\\)"|([^ \t\n"#][^ \t\n]*)(?=[ \t\n]))'
+    rb'[ \t\n]*(?:"([^"]*(?:(?<=\\)"[^"]*)*)(?<!\\)"|([^ \t\n"#][^ \t\n]*)(?=[ \t\n]))'
     rb"[ \t\n]*(.*)",
     re.DOTALL,
 )

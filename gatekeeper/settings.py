@@ -45,25 +45,25 @@ def _host(value: object) -> str:
 
 
 def _name(pattern: str, allowed: str) -> Callable[[object], str]:
-    """Make a validator for names; `allowed` completes "not a"."""
+    """Make a validator for names; `allowed` completes "not"."""
 
     def validate(value: object) -> str:
         if isinstance(value, str) and re.fullmatch(pattern, value):
             return value
-        raise ValueError(f"not a {allowed}")
+        raise ValueError(f"not {allowed}")
 
     return validate
 
 
 _service_name = _name(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
-    'service name; allowed: up to 64 letters, digits, ".", "_", "-", a letter or digit first',
+    'a service name; allowed: up to 64 letters, digits, ".", "_", "-", a letter or digit first',
 )
 _account = _name(
-    r"[A-Za-z_][A-Za-z0-9._-]{0,31}", 'account name; write a name of the account database, "gram"'
+    r"[A-Za-z_][A-Za-z0-9._-]{0,31}", 'an account name; write one of the account database, "gram"'
 )
 _adapter = _name(
-    r"[a-z][a-z0-9_-]{0,31}", 'name of an adapter; write one in lower case: "fork", "slurm"'
+    r"[a-z][a-z0-9_-]{0,31}", 'a name of an adapter; write one in lower case: "fork", "slurm"'
 )
 
 

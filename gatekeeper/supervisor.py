@@ -52,7 +52,7 @@ def run(config: Config, *, announce: Announce | None = None, install_signals: bo
 
 
 def _print_contact(contact: str) -> None:
-    print(f"gram contact: {contact}", flush=True)  # noqa: T201  # the documented start line
+    print(f"gram contact: {contact}", flush=True)
 
 
 async def _main(config: Config, announce: Announce, install_signals: bool) -> int:
@@ -61,24 +61,29 @@ async def _main(config: Config, announce: Announce, install_signals: bool) -> in
     async with AsyncExitStack() as stack:
         account = service_account(config.service.account) if os.geteuid() == 0 else None
         host = load_host_credential(config)
-        for name in ("", "credentials", "spool"):
-            owner = None if name == "spool" else account  # the spool belongs to the spawner
-            own_directory(config.state.directory / name, owner)
+        own_directory(config.state.directory, account)
         spawner = await SpawnerClient.start(_policy(config, account))
         stack.push_async_callback(spawner.aclose)
         sockets = [_listen(address.host, address.port) for address in config.gatekeeper.listen]
         if account is not None:
             drop(account)
         confine()
-        failed = []
+        failed: list[str] = []
 
-        def spawner_lost(reason: str) -> None:
-            failed.append(reason)
+        def spawner_lost() -> None:
+            failed.append("the spawner has gone")
             stop.set()
 
         spawner.on_lost = spawner_lost
         port = int(sockets[0].getsockname()[1])
-        assembly = await assemble(config, host=host, port=port, spawner=spawner, stack=stack)
+        assembly = await assemble(
+            config,
+            host=host,
+            port=port,
+            spawner=spawner,
+            own_uid=os.geteuid() if account is None else None,
+            stack=stack,
+        )
         servers = [await _serve(assembly, sock) for sock in sockets]
         if install_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -107,9 +112,9 @@ def load_host_credential(config: Config) -> Credential:
 
 def _policy(config: Config, account: pwd.struct_passwd | None) -> SpawnerPolicy:
     return SpawnerPolicy(
-        spool=str(config.state.directory / "spool"),
+        personal=account is None,
         minimum_uid=config.service.minimum_uid,
-        service_gid=None if account is None else account.pw_gid,
+        spool=str(config.state.directory / "spool"),
     )
 
 

@@ -31,7 +31,7 @@ _SIZE_UNITS = {
     "B": 1,
 }
 _RATE_UNITS = {"s": 1, "min": 60, "h": 3600}
-_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]+)")
+_QUANTITY = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?) ?([A-Za-z]+)")
 _LONGEST = timedelta(days=36_500)
 
 

@@ -1,0 +1,1 @@
+"""Job managers, one per job, and what they need: store, contacts, LRMs, agents, spawner."""

@@ -70,7 +70,7 @@ class ContactAddresses:
         self._known: dict[str, int] = {}
         self._servers: dict[str, Server] = {}
         self._lock = asyncio.Lock()
-        self.handler: "ContactHandler | None" = None
+        self.handler: ContactHandler | None = None
 
     async def contact(self, identity: str, path: str) -> str:
         """The contact of a job of this identity; opens its listener when needed.

@@ -1,4 +1,4 @@
-"""The variables a job's RSL may use and the environment the job gets (job-manager.md §1.8, §4.1)."""
+"""Variables for a job's RSL, and the environment the job gets (job-manager.md §1.8, §4.1)."""
 
 import os
 import platform

@@ -133,9 +133,9 @@ class JobService:
         return held
 
     @property
-    def waiting_callbacks(self) -> int:
-        """Callbacks not delivered yet."""
-        return self.callbacks.waiting
+    def queued(self) -> int:
+        """Jobs that wait for a slot."""
+        return sum(slots.waiting for slots in self._slots.values())
 
     @property
     def living(self) -> int:

@@ -1,7 +1,7 @@
 """The life of a job as a table (job-manager.md §2.2, wire-protocol.md §7).
 
-A job is in one *phase*; something that happens is an *event*; the table says which phase follows and
-which protocol state the client sees from then on. Everything else in this package either causes
+A job is in one *phase*; something that happens is an *event*; the table says which phase follows
+and which protocol state the client sees from then on. Everything else in this package either causes
 events (LRM, client, timers) or carries out what a phase demands (staging, submitting, cleaning up).
 
 A phase whose effect is `True` in `WORKING` has work to do by itself: the job manager runs it and
@@ -138,14 +138,14 @@ WORKING = frozenset(
 BEFORE_LRM = frozenset({Phase.UNCOMMITTED, Phase.STAGE_IN, Phase.QUEUED})
 IN_LRM = frozenset({Phase.PENDING, Phase.ACTIVE, Phase.SUSPENDED})
 QUIET = frozenset({Event.STAGED, Event.SLOT, Event.ENDED, Event.COMMIT_ENDED})
-"""Events that only lead on to work: stored together with the next one, because a crash in between
-merely repeats them (staging is idempotent, the exit record stays until the job is cleaned up)."""
+"""Events that only lead on to work: stored together with the next one. A crash in between merely
+repeats them (staging is idempotent, the exit record stays until the job is cleaned up)."""
 ENDED = frozenset({Phase.DONE, Phase.FAILED})
 """Reported as finished; with two-phase commit waiting for COMMIT_END."""
 
 
 class TransitionError(Exception):
-    """An event that the job's phase does not know: a bug in this program, never a client's fault."""
+    """An event that the phase does not know: a bug in this program, never a client's fault."""
 
     def __init__(self, phase: Phase, event: Event) -> None:
         super().__init__(f"a job in phase {phase} cannot take the event {event}")

@@ -109,6 +109,7 @@ class _Reader(ABC, Generic[Start]):
         self._ended = False
         self._body: Body | None = None
         self._finished = False
+        self._seen = 0
         self._error: RemoteProtocolError | None = None
 
     def receive_data(self, data: bytes) -> None:
@@ -146,10 +147,12 @@ class _Reader(ABC, Generic[Start]):
         """Set `_body` and return the event that a head stands for; None: skip this head."""
 
     def _read_start(self) -> Start | NeedData:
-        while (head := take_head(self._buffer)) is not None:
+        while (head := take_head(self._buffer, seen=self._seen)) is not None:
+            self._seen = 0
             start = self._start(head)
             if start is not None:
                 return start
+        self._seen = len(self._buffer)
         if self._ended:
             text = "the connection ended before the header was complete"
             raise RemoteProtocolError(ErrorCode.PROTOCOL_FAILED, text)

@@ -34,22 +34,23 @@ class Head:
         return {value for key, value in self.headers if key == name}
 
 
-def take_head(buffer: bytearray, *, status: int = 400) -> Head | None:
+def take_head(buffer: bytearray, *, seen: int = 0, status: int = 400) -> Head | None:
     """Remove a complete head from the buffer and return it, or None when it is not complete yet.
+
+    `seen` is how long the buffer was in an earlier call that returned None.
 
     Raises RemoteProtocolError (HTTP_UNFRAME_FAILED, `status`) for more than MAX_HEAD bytes, a NUL,
     or a line end other than CR LF.
     """
-    end = buffer.find(_HEAD_END, 0, MAX_HEAD)
-    head = bytes(buffer[: MAX_HEAD if end < 0 else end])
-    if _NOT_IN_HEAD.search(head):
+    end = buffer.find(_HEAD_END, max(0, seen - len(_HEAD_END)), MAX_HEAD)
+    if _NOT_IN_HEAD.search(buffer, max(0, seen - 1), MAX_HEAD if end < 0 else end):
         raise _unframed("the header holds a NUL or a lone line end", status)
     if end < 0:
         if len(buffer) >= MAX_HEAD:
             raise _unframed(f"the header is longer than {MAX_HEAD} bytes", status)
         return None
+    line, *lines = bytes(buffer[:end]).split(b"\r\n")
     del buffer[: end + len(_HEAD_END)]
-    line, *lines = head.split(b"\r\n")
     pairs = (header.partition(b":") for header in lines)
     return Head(line, tuple((name.lower(), value.strip(b" \t")) for name, _, value in pairs))
 
@@ -84,6 +85,7 @@ class MessageReader:
         self._ended = False
         self._head: Head | None = None
         self._length = 0
+        self._seen = 0
 
     def receive_data(self, data: bytes) -> None:
         """Take what was read; b"" is the end.  Raises LocalProtocolError after the end."""
@@ -96,7 +98,8 @@ class MessageReader:
     def read(self) -> tuple[Head, bytes] | None:
         """The next head and body, or None when they are not complete."""
         if self._head is None:
-            head = take_head(self._buffer, status=self._status)
+            head = take_head(self._buffer, seen=self._seen, status=self._status)
+            self._seen = len(self._buffer) if head is None else 0
             if head is None:
                 self._check_end(within=bool(self._buffer))
                 return None

@@ -175,7 +175,8 @@ def _check(relation: Relation, phase: Phase, attributes: Mapping[str, Attribute]
     attribute = attributes.get(name)
     if attribute is None:
         text = f'the RSL attribute "{shown(name)}" is not supported by the LRM adapter'
-        raise RSLValidationError(PARAMETER_NOT_SUPPORTED, text)
+        code = PARAMETER_NOT_SUPPORTED if phase is Phase.SUBMIT else BAD_RSL
+        raise RSLValidationError(code, text)
     if relation.op != "=":
         text = f'the RSL operator "{relation.op}" is not supported for the attribute "{name}"'
         raise RSLValidationError(BAD_RSL, text)

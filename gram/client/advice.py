@@ -1,7 +1,7 @@
 """What a user can do about a GRAM error code.
 
-The meaning of a code is in `protocol.tables`; here is the next step, for the codes that a user can do
-something about.  Everything else gets the advice for the side on which it failed.
+The meaning of a code is in `protocol.tables`; here is the next step, for the codes that a user can
+do something about.  Everything else gets the advice for the side on which it failed.
 """
 
 from __future__ import annotations
@@ -29,30 +29,32 @@ _BY_SIDE = {
     Side.JOB: "Look at the job's output and at the request, then submit again.",
 }
 
-_ATTRIBUTES = "`gram rsl check` shows the place; `gram rsl reference` lists what an attribute takes."
+_ATTRIBUTES = (
+    "`gram rsl check` shows the place; `gram rsl reference` lists what an attribute takes."
+)
 _RENEW = "Make a new proxy (`gram proxy init`); `gram renew JOB` hands it to a running job."
 
 _BY_CODE = {
-    ErrorCode.PARAMETER_NOT_SUPPORTED: "Remove the attribute, or submit to a service that knows it.",
-    ErrorCode.BAD_DIRECTORY: "Name a directory that exists on the server and is open to the account.",
+    ErrorCode.PARAMETER_NOT_SUPPORTED: "Remove the attribute, or take a service that knows it.",
+    ErrorCode.BAD_DIRECTORY: "Name a directory on the server that the account may enter.",
     ErrorCode.EXECUTABLE_NOT_FOUND: (
-        "Give the program's path on the server, e.g. /bin/echo: PATH is not searched, and a relative "
-        "path starts at the job's directory."
+        "Give the program's path on the server, e.g. /bin/echo: PATH is not searched, and a "
+        "relative path starts at the job's directory."
     ),
     ErrorCode.AUTHORIZATION: (
-        "Check that your identity (`gram proxy info`) is in the site's grid-mapfile, that the proxy is "
-        "not limited, and that the contact names the host as its certificate does."
+        "Check that your identity (`gram proxy info`) is in the site's grid-mapfile, the proxy "
+        "is not limited, and the contact names the host as its certificate does."
     ),
     ErrorCode.STDIN_NOT_FOUND: "Name an input file that exists on the server, or a URL.",
     ErrorCode.PROTOCOL_FAILED: "Check that a GRAM service listens on that port.",
-    ErrorCode.CONNECTION_FAILED: "Check host, port and firewall, and that the gatekeeper is running.",
+    ErrorCode.CONNECTION_FAILED: "Check host, port and firewall, and that the gatekeeper runs.",
     ErrorCode.RSL_EVALUATION_FAILED: "Define the variable with rsl_substitution, left of its use.",
     ErrorCode.BAD_RSL: "`gram rsl check` shows the place of the mistake.",
     ErrorCode.UNDEFINED_EXE: "Add (executable=/path/of/the/program).",
     ErrorCode.STAGING_EXECUTABLE: "Check the executable's URL and that its server trusts you.",
     ErrorCode.STAGING_STDIN: "Check the URL of stdin and that its server trusts you.",
     ErrorCode.STAGE_IN_FAILED: "Check the URLs in file_stage_in and that their servers trust you.",
-    ErrorCode.STAGE_OUT_FAILED: "Check the URLs in file_stage_out and that their servers trust you.",
+    ErrorCode.STAGE_OUT_FAILED: "Check the URLs in file_stage_out and that the servers trust you.",
     ErrorCode.EXECUTABLE_PERMISSIONS: "Make the program executable on the server (chmod +x).",
     ErrorCode.OPENING_STDOUT: "Name a file for stdout which the account may create on the server.",
     ErrorCode.OPENING_STDERR: "Name a file for stderr which the account may create on the server.",

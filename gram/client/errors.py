@@ -1,3 +1,4 @@
+# ruff: noqa: N818 - verdicts: callers catch JobGone or Refused, a suffix would add nothing
 """What the client library raises.
 
 Every error carries the GRAM code, what failed, on which side, and what the user can do about it.
@@ -13,7 +14,7 @@ from protocol.tables import ErrorCode
 class GramClientError(GramError):
     """An operation failed.
 
-    `code` is the GRAM error code (PROTOCOL_FAILED where the server sent a number outside the table),
+    `code` is the GRAM error code (PROTOCOL_FAILED for a number outside the table),
     `message` says what failed, `side` where, `advice` what to do ("" when there is nothing).
     """
 
@@ -35,7 +36,8 @@ class CredentialProblem(GramClientError):
             ErrorCode.AUTHORIZATION,
             message,
             Side.HERE,
-            advice=advice or "`gram proxy info` shows what is found; `gram proxy init` makes a proxy.",
+            advice=advice
+            or "`gram proxy info` shows what is found; `gram proxy init` makes a proxy.",
         )
 
 

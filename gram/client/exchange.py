@@ -156,7 +156,7 @@ class Exchange:
                 error.code,
                 f"the certificate of {where} is refused: {error.message}",
                 Side.HERE,
-                advice="Check that X509_CERT_DIR holds the CA of that service, and its CRL is current.",
+                advice="Check that X509_CERT_DIR holds the service's CA, with a current CRL.",
             ) from error
         except GramError as error:
             raise _translated(error, where, side) from error
@@ -201,7 +201,9 @@ def _checked(reply: Reply, where: str, side: Side) -> Reply:
 def _answered(reply: Reply, contact: JobContact, where: str) -> QueryReply:
     if not isinstance(reply, QueryReply):
         raise ConnectionFailed(
-            ErrorCode.HTTP_UNPACK_FAILED, f"{where} sent an answer of another kind", Side.JOB_MANAGER
+            ErrorCode.HTTP_UNPACK_FAILED,
+            f"{where} sent an answer of another kind",
+            Side.JOB_MANAGER,
         )
     code = reply.failure_code
     if code == ErrorCode.JOB_CONTACT_NOT_FOUND:

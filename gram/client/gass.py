@@ -22,7 +22,8 @@ from protocol.aio.raw import RawStream
 from protocol.aio.server import Server
 from protocol.connection import NEED_DATA
 from protocol.errors import GramError, RemoteProtocolError
-from protocol.gass import BodyData, EndOfBody, GassRequestReader, Get, Put, response
+from protocol.gass import GassRequestReader, Get, Put, response
+from protocol.gass_body import BodyData, EndOfBody
 
 IDLE_TIMEOUT: Final = 300.0
 """Seconds a sender may be silent within a request."""
@@ -49,9 +50,7 @@ class GassServer:
         files: LocalFiles | None = None,
     ) -> None:
         self._own = own
-        self._streams = {
-            path: _Stream(sink) for path, sink in (streams.items() if streams else ())
-        }
+        self._streams = {path: _Stream(sink) for path, sink in (streams.items() if streams else ())}
         self._sources = dict(sources or {})
         self._files = files or LocalFiles()
         self._server: Server | None = None
@@ -129,7 +128,7 @@ class GassServer:
                 yield sink
 
 
-class _OwnFailure(Exception):
+class _OwnFailure(Exception):  # noqa: N818 - carries an error, is none itself
     """A sink or source of ours failed: not the client's fault."""
 
     def __init__(self, cause: Exception) -> None:

@@ -64,6 +64,11 @@ class Job:
         """
         return self._target.url
 
+    @property
+    def path(self) -> str:
+        """The path of the contact: it identifies the job for ever."""
+        return self._target.path
+
     # --- queries (wire-protocol.md 5.8) -------------------------------------------------------
 
     async def status(self) -> JobStatus:
@@ -73,28 +78,28 @@ class Job:
         a status with state None, since nobody can say how the job ended.
         """
         try:
-            return await self._query(StatusQuery(self._target.path))
+            return await self._query(StatusQuery(self.path))
         except JobGone:
             return self._feed.final or JobStatus(None)
 
     async def cancel(self) -> JobStatus:
         """Cancel the job; returns its state at that moment.  The end is reported by an event."""
-        return await self._query(CancelQuery(self._target.path))
+        return await self._query(CancelQuery(self.path))
 
     async def signal(self, signal: Signal | int, argument: str = "") -> JobStatus:
         """Send a signal (wire-protocol.md 6.2); what the argument means depends on the signal."""
-        return await self._query(SignalQuery(self._target.path, int(signal), argument))
+        return await self._query(SignalQuery(self.path, int(signal), argument))
 
     async def register(self, url: str, mask: int = ALL_STATES) -> JobStatus:
         """Have callbacks for the states in `mask` posted to `url`."""
-        return await self._query(RegisterQuery(self._target.path, mask, url))
+        return await self._query(RegisterQuery(self.path, mask, url))
 
     async def unregister(self, url: str) -> JobStatus:
         """Have no more callbacks posted to `url`.
 
         With two-phase commit, removing the last contact of an ended job counts as `commit_end`.
         """
-        return await self._query(UnregisterQuery(self._target.path, url))
+        return await self._query(UnregisterQuery(self.path, url))
 
     async def renew(self, *, full: bool = False) -> JobStatus:
         """Hand the client's credential to the job, e.g. because the job's expires soon."""
@@ -148,6 +153,7 @@ class Job:
             for event in news:
                 yield event
             if self._feed.final is not None and position == self._feed.count:
+                self._client.ended(self)
                 return
             if not await self._feed.beyond(position, delay):
                 await self._poll()
@@ -163,7 +169,8 @@ class Job:
         self._following = True
         listener = await self._client.listener_for(self._target.host, self._target.port)
         if listener is not None:
-            self._feed = listener.feed(self._target.path)
+            self._feed = listener.feed(self.path)
+            self._client.following(self)
             try:
                 await self.register(listener.url)
                 self._callback_url = listener.url
@@ -190,7 +197,7 @@ class Job:
         self._move()
         known = self._feed.count
         try:
-            status = await self._query(StatusQuery(self._target.path))
+            status = await self._query(StatusQuery(self.path))
         except JobGone:
             # The final callback may be on its way.
             while self._feed.final is None and await self._feed.beyond(known, GRACE):
@@ -206,7 +213,7 @@ class Job:
         """Adopt the contact of the last callback, if host or port changed (5.9)."""
         for event in self._feed.since(self._feed.count - 1):
             moved = JobContact.parse(event.contact)
-            if moved.path == self._target.path:
+            if moved.path == self.path:
                 self._target = moved
 
     async def _commit_end_once(self) -> None:

@@ -55,7 +55,7 @@ def program_request(program: Program, gass_url: str, *, stdin: str | None) -> Sp
     executable, *arguments = program.argv
     parts: list[Specification] = [_substitution(gass_url)]
     if program.extra is not None:
-        parts += program.extra.operands if _is_conjunction(program.extra) else [program.extra]
+        parts += _conjuncts(program.extra)
     parts += [_served("stderr", "/dev/stderr"), _served("stdout", "/dev/stdout")]
     if stdin is not None:
         parts.append(_served("stdin", stdin))
@@ -91,9 +91,17 @@ def with_gass(spec: Specification, gass_url: str) -> Specification:
 def with_stored_output(spec: Specification) -> Specification:
     """Return a request whose unnamed stdout and stderr are kept in the server's GASS cache.
 
-    The form is that of globus-job-submit (job-manager.md 9.2); `Client.output` fetches them.
+    The form is that of globus-job-submit (job-manager.md 9.2); `Client.output` fetches them.  A
+    request to restart a job keeps the streams that the job has.
     """
+    if _has(spec, "restart"):
+        return spec
     return _prepend(spec, [_stored(name) for name in STREAMS if not _has(spec, name)])
+
+
+def with_dry_run(spec: Specification) -> Specification:
+    """Return a request that is only checked: the answer is error 41 if it is fine."""
+    return spec if _has(spec, "dryrun") else _prepend(spec, [relation("dryrun", "yes")])
 
 
 def _stored(name: str) -> Relation:
@@ -126,12 +134,11 @@ def _pair(name: str, value: str) -> rsl.Sequence:
 def _prepend(spec: Specification, additions: Sequence[Specification]) -> Specification:
     if not additions:
         return spec
-    rest = spec.operands if _is_conjunction(spec) else (spec,)
-    return Boolean("&", (*additions, *rest))
+    return Boolean("&", (*additions, *_conjuncts(spec)))
 
 
-def _is_conjunction(spec: Specification) -> bool:
-    return isinstance(spec, Boolean) and spec.op == "&"
+def _conjuncts(spec: Specification) -> tuple[Specification, ...]:
+    return spec.operands if isinstance(spec, Boolean) and spec.op == "&" else (spec,)
 
 
 def _has(spec: Specification, name: str) -> bool:

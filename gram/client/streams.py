@@ -130,9 +130,9 @@ class LocalFiles:
         """Give a sink for a file that takes the place of `path` when all went well."""
         real = _allowed(path, self.writable)
         temporary = real.with_name(f".{real.name}.{secrets.token_hex(8)}")
-        descriptor = await asyncio.to_thread(_create, temporary)
+        file = await asyncio.to_thread(_open, temporary, os.O_EXCL)
         try:
-            with open(descriptor, "wb") as file:
+            with file:
                 yield file_sink(file)
             await asyncio.to_thread(os.replace, temporary, real)
         except BaseException:
@@ -144,15 +144,13 @@ class LocalFiles:
     async def appending(self, path: str) -> AsyncIterator[Sink]:
         """Give a sink that appends to `path`, which is created if need be."""
         real = _allowed(path, self.writable)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = await asyncio.to_thread(os.open, real, flags, 0o666)
-        with open(descriptor, "ab") as file:
+        with await asyncio.to_thread(_open, real, os.O_APPEND) as file:
             yield file_sink(file)
 
 
-def _create(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, 0o666)
+def _open(path: Path, flag: int) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flag
+    return open(os.open(path, flags, 0o666), "ab" if flag == os.O_APPEND else "wb")
 
 
 def _allowed(path: str, permitted: tuple[Path, ...]) -> Path:

@@ -96,12 +96,12 @@ class GassCache:
 
         When somebody else was faster their data is used.
         """
-        os.fchmod(download.descriptor, mode)
-        with self._opened() as root, root.enter("tmp") as temporary:
-            try:
+        try:
+            os.fchmod(download.descriptor, mode)
+            with self._opened() as root, root.enter("tmp") as temporary:
                 _attach(root, url, tag, temporary, download.name)
-            finally:
-                self.discard(download)
+        finally:
+            self.discard(download)
         return _require(self.find(url, tag), url)
 
     def discard(self, download: Download) -> None:

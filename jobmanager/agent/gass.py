@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from jobmanager.agent.errors import BrokenError, RefusedError
 from jobmanager.agent.frames import Settings
+from jobmanager.agent.threads import in_thread
 from jobmanager.agent.workspace import PROXY, Workspace
 from protocol.aio.raw import RawStream
 from protocol.errors import GramError, LocalProtocolError
@@ -128,7 +129,7 @@ class GassClient:
         known = self._identities.get(job)
         if known is not None and known[0] == version:
             return known[1]
-        identity = await asyncio.to_thread(Identity, pem, self.settings.certificates)
+        identity = await in_thread(Identity, pem, self.settings.certificates)
         self._identities[job] = version, identity
         return identity
 
@@ -164,7 +165,10 @@ class GassClient:
                         reader.receive_data(await stream.receive(_READ))
 
     async def upload(self, job: str, url: GassURL) -> "Upload":
-        """Begin to replace a file (or to go on with a stream).  Raises RefusedError or BrokenError."""
+        """Begin to replace a file, or to go on with a stream.
+
+        Raises RefusedError or BrokenError.
+        """
         stream = await self.connect(job, url)
         upload = Upload(stream, url, self.settings.stall_timeout)
         await upload.begin()

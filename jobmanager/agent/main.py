@@ -14,7 +14,8 @@ from jobmanager.agent.errors import StagingError, reason
 from jobmanager.agent.link import Link
 from jobmanager.agent.opening import open_job
 from jobmanager.agent.output import Outputs
-from jobmanager.agent.staging import stage_in, stage_out
+from jobmanager.agent.staging import Staging
+from jobmanager.agent.threads import in_thread
 from jobmanager.agent.transfers import Transfers
 from jobmanager.agent.workspace import PROXY, Workspace, failing
 from jobmanager.records import Failure
@@ -43,9 +44,7 @@ class UserAgent:
 
     def __init__(self, home: str) -> None:
         self._workspace = Workspace(home)
-        self._settings = frames.Settings()
-        self._transfers = Transfers(self._workspace, self._settings)
-        self._outputs = Outputs(self._workspace, self._transfers, self._settings)
+        self._use(frames.Settings())
         self._configured = False
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -75,6 +74,12 @@ class UserAgent:
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             await self._outputs.aclose()
+
+    def _use(self, settings: frames.Settings) -> None:
+        self._settings = settings
+        transfers = Transfers(self._workspace, settings)
+        self._staging = Staging(self._workspace, transfers)
+        self._outputs = Outputs(self._workspace, transfers, settings)
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -106,9 +111,7 @@ class UserAgent:
     def _configure(self, request: frames.Configure) -> None:
         if not self._configured:
             self._configured = True
-            self._settings = request.settings
-            self._transfers = Transfers(self._workspace, self._settings)
-            self._outputs = Outputs(self._workspace, self._transfers, self._settings)
+            self._use(request.settings)
         self._link.send(frames.Ready(request.id, self._workspace.home))
         self._rest()
 
@@ -152,7 +155,7 @@ class UserAgent:
     # --- operations ---------------------------------------------------------------------------
 
     async def _create_job(self, request: frames.CreateJob) -> frames.Created:
-        await self._transfers.in_thread(self._workspace.create, request.job, request.proxy)
+        await in_thread(self._workspace.create, request.job, request.proxy)
         directory = self._workspace.path(request.job.id)
         return frames.Created(
             request.id,
@@ -169,3 +172,59 @@ class UserAgent:
         ):
             self._workspace.write_proxy(directory, request.proxy)
         return frames.Done(request.id)
+
+    async def _stage_in(self, request: frames.StageIn) -> frames.StagedIn:
+        executable, stdin = await self._staging.stage_in(request.job)
+        return frames.StagedIn(request.id, executable, stdin)
+
+    def _open_job(self, request: frames.OpenJob) -> None:
+        opened = open_job(self._workspace, request.job)
+        try:
+            answer = frames.Opened(
+                request.id,
+                len(opened.descriptors),
+                opened.executable,
+                opened.directory,
+                opened.stdin,
+                opened.sinks.stdout.path,
+                opened.sinks.stderr.path,
+            )
+            self._link.send(answer, opened.descriptors)
+        finally:
+            close_all(opened.descriptors)
+
+    async def _stream_output(self, request: frames.StreamOutput) -> frames.Done:
+        self._outputs.stream(request.job)
+        return frames.Done(request.id)
+
+    async def _finish_output(self, request: frames.FinishOutput) -> frames.Done:
+        await self._outputs.finish(request.job)
+        return frames.Done(request.id)
+
+    async def _redirect(self, request: frames.Redirect) -> frames.Done:
+        await self._outputs.redirect(request.job)
+        return frames.Done(request.id)
+
+    async def _stage_out(self, request: frames.StageOut) -> frames.Done:
+        await self._staging.stage_out(request.job)
+        return frames.Done(request.id)
+
+    async def _measure_output(self, request: frames.MeasureOutput) -> frames.OutputSizes:
+        return self._outputs.sizes(request.id, request.job)
+
+    async def _clean_up(self, request: frames.CleanUp) -> frames.CleanedUp:
+        await self._outputs.drop(request.job.id)
+        failures = await in_thread(self._workspace.clean_up, request.job)
+        return frames.CleanedUp(request.id, failures)
+
+
+def _failed(number: int, error: GramError) -> frames.Failed:
+    failure = error.failure if isinstance(error, StagingError) else Failure()
+    return frames.Failed(
+        number,
+        int(error.code),
+        error.message[:_TEXT],
+        failure.type,
+        failure.source,
+        failure.destination,
+    )

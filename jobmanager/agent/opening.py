@@ -43,7 +43,7 @@ def open_job(workspace: Workspace, work: JobWork) -> OpenedJob:
     """
     opened: list[int] = []
     try:
-        _due(work, ErrorCode.RSL_DIRECTORY)
+        _due(work, ErrorCode.RSL_DIRECTORY, ErrorCode.BAD_DIRECTORY)
         directory = working_directory(work, workspace.home)
         opened.append(_open_directory(directory))
         _due(work, ErrorCode.RSL_ENVIRONMENT)

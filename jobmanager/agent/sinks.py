@@ -4,13 +4,15 @@ The choice is made once, when the job is opened: a destination that comes later 
 changes where the bytes are sent from there.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from jobmanager.agent.directories import Directory
 from jobmanager.agent.errors import reason
-from jobmanager.agent.frames import Flag, JobWork, Output, Path, Size
+from jobmanager.agent.frames import Flag, JobWork, Output, Path, Size, String
 from jobmanager.agent.places import NULL, Kind, is_url, place, working_directory
 from jobmanager.agent.workspace import Workspace
 from jobmanager.spawner.codec import Frame, FrameError, decode, encode, kinds
@@ -41,13 +43,19 @@ class Stream(StrEnum):
 class Sink:
     """A file that gets all bytes of a stream, from offset `start` on.
 
-    `own`: it is in the job directory.  `split`: each process writes a file of its own first.
+    `url` is the destination it was chosen for, empty for a file in the job directory.  `split`:
+    each process writes a file of its own first, in the job directory.
     """
 
     path: Path
+    url: String
     start: Size
-    own: Flag
     split: Flag
+
+    @property
+    def own(self) -> bool:
+        """Whether it is in the job directory."""
+        return not self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +110,21 @@ def plan_sinks(workspace: Workspace, work: JobWork, job: Directory) -> Sinks:
 
 def _plan(workspace: Workspace, work: JobWork, job: Directory, stream: Stream) -> Sink:
     outputs = stream.outputs(work)
-    target = place(outputs[0].url, working_directory(work, workspace.home))
-    split = work.processes > 1
-    if len(outputs) == 1:
-        match target.kind:
-            case Kind.NOTHING:
-                return Sink(NULL, 0, own=False, split=False)
-            case Kind.LOCAL if not is_url(outputs[0].url):
-                return Sink(target.name, _size(target.name), own=False, split=split)
-            case Kind.CACHE:
-                path = _cached(workspace, work, outputs[0], stream)
-                return Sink(path, _size(path), own=False, split=split)
-            case _:
-                return Sink(f"{job.path}/{stream}", 0, own=True, split=split)
-    return Sink(f"{job.path}/{stream}", 0, own=True, split=split)
+    own = Sink(f"{job.path}/{stream}", "", 0, split=work.processes > 1)
+    if len(outputs) > 1:
+        return own
+    url = outputs[0].url
+    target = place(url, working_directory(work, workspace.home))
+    match target.kind:
+        case Kind.NOTHING:
+            return Sink(NULL, url, 0, split=False)
+        case Kind.CACHE:
+            path = _cached(workspace, work, outputs[0], stream)
+        case Kind.LOCAL if not is_url(url):
+            path = target.name
+        case _:
+            return own
+    return Sink(path, url, _size(path), own.split)
 
 
 def _cached(workspace: Workspace, work: JobWork, output: Output, stream: Stream) -> str:
@@ -137,3 +146,20 @@ def _size(path: str) -> int:
 def part_name(stream: Stream, index: int) -> str:
     """The file of one process of several, in the job directory."""
     return f"{stream}{index:03d}"
+
+
+@contextlib.contextmanager
+def open_sink(job: Directory, stream: Stream, sink: Sink) -> Iterator[tuple[int, int]]:
+    """The whole output of a stream for reading, and where in it the job's part begins.
+
+    That of several processes is there once it has been merged.  Raises OSError.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+    if sink.own or sink.split:
+        descriptor, start = job.open(stream, flags), 0
+    else:
+        descriptor, start = os.open(sink.path, flags | os.O_CLOEXEC), sink.start
+    try:
+        yield descriptor, start
+    finally:
+        os.close(descriptor)

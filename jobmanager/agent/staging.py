@@ -3,7 +3,6 @@
 What is done is noted in the job directory, so an operation that is repeated goes on with the rest.
 """
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -14,6 +13,7 @@ from jobmanager.agent.directories import Directory
 from jobmanager.agent.errors import StagingError, reason
 from jobmanager.agent.frames import Copy, JobWork
 from jobmanager.agent.places import Kind, Place, is_url, place, unsupported, working_directory
+from jobmanager.agent.threads import in_thread
 from jobmanager.agent.transfers import Transfers
 from jobmanager.agent.workspace import Workspace, failing
 from jobmanager.records import Failure
@@ -82,7 +82,7 @@ class Staging:
         base = working_directory(work, self._workspace.home)
         link = _local(copy, base)
         path = await self._to_cache(work, copy.source, _READABLE)
-        await asyncio.to_thread(_replace_link, path, link)
+        await in_thread(_replace_link, path, link)
 
     @contextlib.contextmanager
     def _checklist(self, work: JobWork) -> "Iterator[Checklist]":

@@ -12,6 +12,7 @@ from jobmanager.agent.errors import RefusedError
 from jobmanager.agent.frames import JobWork, Settings
 from jobmanager.agent.gass import GassClient, GassURL
 from jobmanager.agent.places import Kind, Place, unsupported
+from jobmanager.agent.threads import in_thread
 from jobmanager.agent.workspace import Workspace
 
 CHUNK = 256 * 1024
@@ -44,22 +45,22 @@ class Transfers:
         url = source.name
         lock = self._fetching.setdefault(url, asyncio.Lock())
         async with lock:  # many jobs want the same program at once: it comes once
-            if not await asyncio.to_thread(self._cache.tag, url, work.contact):
+            if not await in_thread(self._cache.tag, url, work.contact):
                 await self._bring_in(work, source, mode)
-        path = await asyncio.to_thread(self._cache.find, url, work.contact)
+        path = await in_thread(self._cache.find, url, work.contact)
         if path is None:
             raise FileNotFoundError(2, "the cache entry was removed", url)
-        await asyncio.to_thread(_allow, path, mode)
+        await in_thread(_allow, path, mode)
         return path
 
     async def _bring_in(self, work: JobWork, source: Place, mode: int) -> None:
-        download = await asyncio.to_thread(self._cache.begin)
+        download = await in_thread(self._cache.begin)
         try:
             await self._read(work, source, download.descriptor)
         except BaseException:
             self._cache.discard(download)
             raise
-        await asyncio.to_thread(self._cache.publish, download, source.name, work.contact, mode=mode)
+        await in_thread(self._cache.publish, download, source.name, work.contact, mode=mode)
 
     async def _read(self, work: JobWork, source: Place, descriptor: int) -> None:
         match source.kind:
@@ -104,7 +105,7 @@ class Transfers:
         self, work: JobWork, origin: int, start: int, url: str, tag: str | None
     ) -> None:
         tags = (work.contact,) if tag is None else (work.contact, tag)
-        path = await asyncio.to_thread(self._cache.add_empty, url, *tags)
+        path = await in_thread(self._cache.add_empty, url, *tags)
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             await _copy(origin, descriptor, start)
@@ -156,7 +157,7 @@ async def _replacing(path: str) -> AsyncIterator[int]:
 
 
 async def _copy(origin: int, descriptor: int, start: int = 0) -> None:
-    while count := await asyncio.to_thread(os.sendfile, descriptor, origin, start, _COPY_STEP):
+    while count := await in_thread(os.sendfile, descriptor, origin, start, _COPY_STEP):
         start += count
 
 

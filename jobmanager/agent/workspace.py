@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from jobmanager.agent.cache import GassCache
 from jobmanager.agent.directories import Directory
 from jobmanager.agent.errors import reason
-from jobmanager.agent.frames import JobWork
+from jobmanager.agent.frames import JobWork, Output
 from jobmanager.agent.places import Kind, place, scratch_directory, working_directory
 from protocol.errors import GramError
 from protocol.tables import ErrorCode
@@ -53,7 +53,7 @@ class Workspace:
                 if (scratch := self.scratch(work)) is not None:
                     with failing(ErrorCode.INVALID_SCRATCH, "cannot make the scratch directory"):
                         _make_scratch(scratch)
-                self._test_outputs(work, undo)
+                undo.push(self.test_outputs(work))
                 self.write_proxy(directory, proxy)
             if not work.dry_run:
                 undo.pop_all()
@@ -63,22 +63,33 @@ class Workspace:
         with failing(ErrorCode.OPENING_CACHE_USER_PROXY, "cannot store the delegated credential"):
             directory.write(PROXY, proxy.encode("ascii"))
 
-    def _test_outputs(self, work: JobWork, undo: contextlib.ExitStack) -> None:
-        """Open every local destination as the job will (job-manager.md §5.3)."""
+    def test_outputs(self, work: JobWork) -> contextlib.ExitStack:
+        """Open every local destination as the job will (job-manager.md §5.3).
+
+        What is returned removes the files that were made.  Raises GramError 73 or 74; then they
+        are removed already.
+        """
         base = working_directory(work, self.home) or self.home
         streams = (
             (work.stdout, ErrorCode.OPENING_STDOUT, "stdout"),
             (work.stderr, ErrorCode.OPENING_STDERR, "stderr"),
         )
-        for outputs, code, name in streams:
-            for output in outputs:
-                target = place(output.url, base)
-                with failing(code, f"cannot write {name}"):
-                    if target.kind is Kind.LOCAL:
-                        _test_append(target.name, undo)
-                    elif target.kind is Kind.CACHE:
-                        tags = (work.contact,) if output.tag is None else (work.contact, output.tag)
-                        self.cache.add_empty(target.name, *tags)
+        with contextlib.ExitStack() as undo:
+            for outputs, code, name in streams:
+                for output in outputs:
+                    with failing(code, f"cannot write {name}"):
+                        self._test_output(work, output, base, undo)
+            return undo.pop_all()
+
+    def _test_output(
+        self, work: JobWork, output: Output, base: str, undo: contextlib.ExitStack
+    ) -> None:
+        target = place(output.url, base)
+        if target.kind is Kind.LOCAL:
+            _test_append(target.name, undo)
+        elif target.kind is Kind.CACHE:
+            tags = (work.contact,) if output.tag is None else (work.contact, output.tag)
+            self.cache.add_empty(target.name, *tags)
 
     def clean_up(self, work: JobWork) -> int:
         """Remove what `file_clean_up` names and what is the job's own; how much could not be.

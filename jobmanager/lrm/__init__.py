@@ -1,0 +1,1 @@
+"""Local resource managers: what runs the jobs."""

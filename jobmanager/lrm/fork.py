@@ -4,6 +4,8 @@ The container's name is derived from the job's id, so a submission is found agai
 spawner; there is no second copy to start by mistake. The end of a job is always an exit record.
 """
 
+import asyncio
+import errno
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,6 +26,8 @@ from jobmanager.spawner_client import (
 )
 from protocol.tables import ErrorCode
 
+KILL_TIMEOUT = 30.0
+"""Seconds to wait for the end of a job after SIGKILL."""
 CANCEL_GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL of a cancelled job (job-manager.md §6.4)."""
 
@@ -41,6 +45,7 @@ class ForkLRM:
     def __init__(self, spawner: SpawnerClient, agents: AgentPool) -> None:
         self._spawner = spawner
         self._agents = agents
+        self._ending: dict[str, asyncio.Event] = {}
         self.on_observation: Callable[[str, Observation], None] = lambda _job, _seen: None
         spawner.on_ended = self._ended
 
@@ -78,11 +83,20 @@ class ForkLRM:
         return [_found(record, living, ended) for record in records]
 
     async def cancel(self, record: JobRecord) -> None:
-        """TERM, after a grace KILL, for everything the job started."""
+        """TERM, after a grace KILL, for everything the job started; returns when it is gone."""
+        ended = self._ending.setdefault(record.container, asyncio.Event())
         try:
             await self._spawner.kill(record.container, CANCEL_GRACE)
+            async with asyncio.timeout(CANCEL_GRACE + KILL_TIMEOUT):
+                await ended.wait()
         except SpawnerError as error:
-            raise LRMError(ErrorCode.JOB_CANCEL_FAILED, str(error)) from error
+            if error.errno != errno.ESRCH:  # gone already is what we want
+                raise LRMError(ErrorCode.JOB_CANCEL_FAILED, str(error)) from error
+        except TimeoutError:
+            text = "processes of the job are still there after SIGKILL"
+            raise LRMError(ErrorCode.JOB_CANCEL_FAILED, text) from None
+        finally:
+            self._ending.pop(record.container, None)
 
     async def suspend(self, record: JobRecord) -> None:
         """Stop every process of the job."""
@@ -106,6 +120,8 @@ class ForkLRM:
             raise LRMError(ErrorCode.SIGNALING_JOB, str(error)) from error
 
     def _ended(self, record: ExitRecord) -> None:
+        if (ending := self._ending.get(record.container)) is not None:
+            ending.set()
         self.on_observation(record.container, _observation(record))
 
 

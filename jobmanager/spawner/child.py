@@ -88,7 +88,7 @@ def run_job(
     The working directory and the program are reached with the account's permissions.
     """
     shepherd = os.getppid()
-    path, *_ = argv = [_bytes(argument) for argument in request.argv]
+    argv = [_bytes(argument) for argument in request.argv]
     environment = {_bytes(name): _bytes(value) for name, value in request.environment}
 
     def arrange() -> None:
@@ -106,7 +106,7 @@ def run_job(
             ("chdir", lambda: os.fchdir(cwd)),
             ("streams", arrange),
             ("limits", lambda: _limit(request.limits)),
-            ("exec", lambda: os.execve(path, argv, environment)),  # noqa: S606 - argv as given, no shell
+            ("exec", lambda: _execute(argv, environment)),
         ),
     )
 
@@ -132,6 +132,12 @@ def _limit(limits: Limits) -> None:
         _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + _CPU_GRACE)
     if limits.memory_bytes is not None:
         _lower(resource.RLIMIT_AS, limits.memory_bytes, limits.memory_bytes)
+
+
+def _execute(argv: list[bytes], environment: dict[bytes, bytes]) -> None:
+    if not argv[0]:  # what the kernel says; Python would not ask it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    os.execve(argv[0], argv, environment)  # noqa: S606 - argv is run as it is, without a shell
 
 
 def _lower(kind: int, soft: int, hard: int) -> None:

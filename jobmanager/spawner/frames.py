@@ -4,12 +4,14 @@ Times are seconds since the epoch.  Request identifiers are chosen by the servic
 carries that of its request.
 """
 
+import re
 import signal
 from dataclasses import dataclass
 from typing import Annotated
 
 from .codec import Frame, boolean, integer, kinds, many, number, optional, pair, record, text
 
+CONTAINER_PATTERN = re.compile("[A-Za-z0-9_-]{1,64}")
 MAX_PROCESSES = 1000
 MAX_DESCRIPTORS = 1 + 3 * MAX_PROCESSES
 MAX_MEMBERS = 50_000
@@ -26,7 +28,7 @@ _PID = integer(1, 1 << 30)
 
 Id = Annotated[int, integer(1, _INT64)]
 IdOrZero = Annotated[int, integer(0, _INT64)]
-ContainerName = Annotated[str, text(64, r"[A-Za-z0-9_-]+")]
+ContainerName = Annotated[str, text(64, CONTAINER_PATTERN.pattern)]
 AccountName = Annotated[str, text(256, r"[^\0-\x20\x7f:/]+")]
 Word = Annotated[str, text(32, r"[a-z-]+")]
 Pid = Annotated[int, _PID]

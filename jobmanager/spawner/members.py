@@ -45,11 +45,20 @@ def signal_members(signum: int) -> int:
 
 
 def freeze_members(timeout: float) -> bool:
-    """Stop every member; true when all are seen stopped, false after `timeout` seconds."""
+    """Stop every member; true when all are seen at rest, false after `timeout` seconds.
+
+    At rest is also who stays in an uninterruptible wait: the stop is due before it runs again
+    (a parent in vfork waits like that for a child that was stopped before its exec).
+    """
     deadline = time.monotonic() + timeout
+    before: dict[int, str] = {}
     while time.monotonic() < deadline:
-        if signal_members(signal.SIGSTOP) == 0 and all(_at_rest(pid) for pid, _ in members()):
+        failure = signal_members(signal.SIGSTOP)
+        now = {pid: _letter(pid) for pid, _ in members()}
+        awake = {letter for letter in now.values() if letter not in "TtZX"}
+        if failure == 0 and (not awake or (awake == {"D"} and now == before)):
             return True
+        before = now
         time.sleep(0.002)
     return False
 
@@ -64,13 +73,13 @@ def _signal(pid: int, parent: int, signum: int) -> None:
         os.close(pidfd)
 
 
-def _at_rest(pid: int) -> bool:
+def _letter(pid: int) -> str:
     try:
-        return _state(pid)[0] in "TtZX"
+        return _state(pid)[0]
     except ProcessLookupError:
-        return True
+        return "X"
     except PermissionError:  # a set-uid program that /proc hides from us
-        return False
+        return "?"
 
 
 def _state(pid: int) -> tuple[str, int]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import NoReturn
 
@@ -254,7 +255,8 @@ class Shepherd:
                 self._set_frozen(False)
                 return _result(frame.id, "thaw", code)
             case frames.Kill():
-                self._end("killed", frame.grace)
+                # After the answer: the end of the container is the end of the connection.
+                self._loop.later(0.0, partial(self._end, "killed", frame.grace))
                 return frames.Done(frame.id)
             case frames.ListMembers():
                 return frames.Members(

@@ -26,6 +26,7 @@ from .policy import RefusalError, resolve
 from .shepherd import Assignment, run_shepherd
 
 _RECONNECT = 0.05  # seconds between attempts to reach a shepherd that is known to live
+_LIST_PATIENCE = 10  # as many times are shepherds waited for before a list goes without them
 _AGENT_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 
 ShepherdRequest = frames.Signal | frames.Freeze | frames.Thaw | frames.Kill | frames.ListMembers
@@ -37,7 +38,7 @@ class Container:
     """A container that has not ended: the way to its shepherd and the answers it still owes."""
 
     name: str
-    recovered: bool  # launched by an earlier spawner
+    launch: int  # the request that is starting it; 0: launched by an earlier spawner
     channel: Channel | None = None
     info: frames.ContainerInfo | None = None
     owed: set[int] = field(default_factory=set)
@@ -104,10 +105,7 @@ class Spawner:
             case frames.Launch():
                 self._launch(frame, self._policy, descriptors)
             case frames.ListContainers():
-                infos = [
-                    box.info or spool.known_info(name) for name, box in self._containers.items()
-                ]
-                self._tell_list(partial(frames.Containers, frame.id), infos, frames.CONTAINER_BATCH)
+                self._list_containers(frame.id, _LIST_PATIENCE)
             case frames.ListRecords():
                 records = list(spool.records())
                 self._tell_list(partial(frames.Records, frame.id), records, frames.RECORD_BATCH)
@@ -132,8 +130,18 @@ class Spawner:
         self._policy = policy
         self._tell(frames.Ready(os.getpid(), os.geteuid()))
         for name in spool.unfinished():
-            self._containers[name] = Container(name, recovered=True)
+            self._containers[name] = Container(name, launch=0)
             self._recover(self._containers[name])
+
+    def _list_containers(self, request_id: int, patience: int) -> None:
+        boxes = self._containers.values()
+        if patience and any(box.info is None and box.launch == 0 for box in boxes):
+            # Just taken over: their shepherds are about to say how they are.
+            again = partial(self._list_containers, request_id, patience - 1)
+            self._loop.later(_RECONNECT, again)
+            return
+        infos = [box.info or spool.known_info(box.name) for box in boxes]
+        self._tell_list(partial(frames.Containers, request_id), infos, frames.CONTAINER_BATCH)
 
     def _tell_list(
         self, part: Callable[[tuple[T, ...], bool], Frame], items: Sequence[T], size: int
@@ -168,7 +176,7 @@ class Spawner:
             raise
         finally:
             os.close(lock)
-        box = Container(request.container, recovered=False, owed={frame.id})
+        box = Container(request.container, launch=frame.id, owed={frame.id})
         self._containers[box.name] = box
         self._connect(box, ours)
 
@@ -207,6 +215,8 @@ class Spawner:
         if isinstance(frame, frames.Launched):
             box.info = frame.info
         request_id = getattr(frame, "id", 0)
+        if isinstance(frame, frames.Refused) and request_id == box.launch:
+            self._containers.pop(box.name, None)  # nothing of it runs
         if request_id in box.owed:
             box.owed.discard(request_id)
             self._tell(frame)
@@ -239,7 +249,7 @@ class Spawner:
     def _take_back(self, box: Container) -> None:
         """The launch failed; who has not asked for it may have seen it in a list."""
         del self._containers[box.name]
-        if box.recovered:
+        if box.launch == 0:
             self._tell(frames.Ended(spool.bare_record(box.name, "launch-failed")))
 
     def _end(self, box: Container, ended: frames.ExitRecord) -> None:

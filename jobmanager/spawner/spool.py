@@ -18,7 +18,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from .codec import FrameError, parse_object, record
-from .frames import AccountName, ContainerInfo, ExitRecord, Pids, ProcessExit, SpawnerPolicy, Time
+from .frames import (
+    CONTAINER_PATTERN,
+    AccountName,
+    ContainerInfo,
+    ExitRecord,
+    Pids,
+    ProcessExit,
+    SpawnerPolicy,
+    Time,
+)
 from .policy import RefusalError
 
 _MAX_FILE = 1 << 20
@@ -110,7 +119,7 @@ def bare_record(container: str, reason: str) -> ExitRecord:
 def _read_note(container: str) -> JobNote:
     try:
         return _NOTE(parse_object(_read(f"{container}.job")))
-    except (FrameError, FileNotFoundError):  # taken back, or the machine went down meanwhile
+    except (FrameError, OSError):  # taken back, or the machine went down meanwhile
         return JobNote("unknown", 0.0, ())
 
 
@@ -189,7 +198,8 @@ def connect(container: str) -> socket.socket:
 
 
 def _names(suffix: str) -> list[str]:
-    return sorted(name.removesuffix(suffix) for name in os.listdir(".") if name.endswith(suffix))
+    names = (name.removesuffix(suffix) for name in os.listdir(".") if name.endswith(suffix))
+    return sorted(filter(CONTAINER_PATTERN.fullmatch, names))
 
 
 def _write(descriptor: int, document: dict[str, object]) -> None:

@@ -28,14 +28,41 @@ from jobmanager.store.tables import (
 from jobmanager.store.writer import Observe, StoreError, Writer, open_engine
 from protocol.tables import JobState
 
-_PLAIN = (
-    "id owner account service contact created updated sequence two_phase deadline extension "
-    "parked stopped cancelling failure_code exit_code lrm_id"
-).split()
-_MUTABLE = (
-    "contact phase state updated sequence deadline extension parked stopped cancelling "
-    "failure_code failure exit_code lrm_id"
-).split()
+_PLAIN = [
+    "id",
+    "owner",
+    "account",
+    "service",
+    "contact",
+    "created",
+    "updated",
+    "sequence",
+    "two_phase",
+    "deadline",
+    "extension",
+    "parked",
+    "stopped",
+    "cancelling",
+    "failure_code",
+    "exit_code",
+    "lrm_id",
+]
+_MUTABLE = [
+    "contact",
+    "phase",
+    "state",
+    "updated",
+    "sequence",
+    "deadline",
+    "extension",
+    "parked",
+    "stopped",
+    "cancelling",
+    "failure_code",
+    "failure",
+    "exit_code",
+    "lrm_id",
+]
 
 _UPDATE_JOB = (
     update(jobs)

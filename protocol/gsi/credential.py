@@ -201,21 +201,29 @@ def _read(path: str | Path, modes: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise CredentialError(f"cannot open {path}: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        mode = stat.S_IMODE(status.st_mode)
-        if not stat.S_ISREG(status.st_mode):
-            raise CredentialError(f"{path} is not a regular file")
-        if status.st_uid != os.geteuid():
-            raise CredentialError(
-                f"{path} is owned by user {status.st_uid}, not by user {os.geteuid()}"
-            )
-        if mode & ~modes:
-            raise CredentialError(f"{path} has mode {mode:04o}; at most {modes:04o} is allowed")
-        data = file.read(MAX_FILE + 1)
+    try:
+        _check_status(path, os.fstat(descriptor), modes)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise CredentialError(f"cannot read {path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if not 0 < len(data) <= MAX_FILE:
         raise CredentialError(f"{path} is empty or larger than {MAX_FILE} octets")
     return data
+
+
+def _check_status(path: str | Path, status: os.stat_result, modes: int) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise CredentialError(f"{path} is not a regular file")
+    if status.st_uid != os.geteuid():
+        raise CredentialError(
+            f"{path} is owned by user {status.st_uid}, not by user {os.geteuid()}"
+        )
+    if mode & ~modes:
+        raise CredentialError(f"{path} has mode {mode:04o}; at most {modes:04o} is allowed")
 
 
 def write_private(path: str | Path, data: bytes) -> None:
@@ -240,7 +248,11 @@ def write_private(path: str | Path, data: bytes) -> None:
 
 
 def find_credential(
-    environ: Mapping[str, str], *, now: datetime | None = None, system: Path = Path("/etc")
+    environ: Mapping[str, str],
+    *,
+    now: datetime | None = None,
+    system: Path = Path("/etc"),
+    temporary: Path = Path("/tmp"),  # noqa: S108 - the agreed place; the open file's owner is checked
 ) -> Credential:
     """Find the credential that GSI programs would take: host, then proxy, then user (3.4).
 
@@ -255,8 +267,9 @@ def find_credential(
         pair = directory / "hostcert.pem", directory / "hostkey.pem"
         if all(_usable(item) for item in pair):
             return Credential.load_pair(*pair)
-    proxy = environ.get("X509_USER_PROXY") or f"/tmp/x509up_u{os.geteuid()}"  # noqa: S108 - the agreed place; owner and mode are checked on the open file
-    if environ.get("X509_USER_PROXY") or os.path.lexists(proxy):
+    explicit = environ.get("X509_USER_PROXY")
+    proxy = explicit or str(temporary / f"x509up_u{os.geteuid()}")
+    if explicit or os.path.lexists(proxy):
         return _unexpired(Credential.load(proxy), proxy, now)
     return _user_credential(certificate, key, home)
 

@@ -70,7 +70,7 @@ def signature_algorithm(key: SigningKey, digest: hashes.HashAlgorithm) -> bytes:
 def proxy_number(public_key_info: bytes) -> int:
     """Return the number that serves as serial and CN of a proxy with this SubjectPublicKeyInfo."""
     digest = hashlib.sha1(public_key_info, usedforsecurity=False).digest()
-    return int.from_bytes(digest[:4], "little") & 0x7FFFFFFF
+    return int.from_bytes(digest[:3], "little") | digest[3] >> 1 << 24
 
 
 def issue_proxy(

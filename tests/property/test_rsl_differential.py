@@ -12,6 +12,7 @@ import pytest
 
 import rsl
 from rsl.tree import decode, encode
+from tests.rsl.boundaries import BOUNDARIES
 from tests.rsl.generate import Writer
 from tests.rsl.reference import Answer, Reference, ReferenceCrashedError
 
@@ -76,16 +77,11 @@ def test_same_verdicts_and_texts(reference: Reference) -> None:
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("x={}", 9_996),
-        ("&(x={})", 9_994),
-        ("x=({})", 9_995),
-    ],
-)
-def test_same_longest_list(reference: Reference, text: str, count: int) -> None:
-    for length, accepted in ((count, True), (count + 1, False)):
-        data = text.format("1 " * length).encode()
-        assert reference.ask(data).parsed is accepted
-        assert ours(data).parsed is accepted
+@pytest.mark.parametrize("shape", BOUNDARIES)
+def test_same_limits(reference: Reference, shape: str) -> None:
+    build, largest = BOUNDARIES[shape]
+    for count, accepted in ((largest, True), (largest + 1, False)):
+        data = build(count).encode()
+        theirs = reference.ask(data)
+        assert theirs.parsed is accepted
+        assert ours(data) == theirs

@@ -51,10 +51,10 @@ def test_reply_is_read(answered: Answered) -> None:
     assert client.next_event() == answered.message
 
 
-@pytest.mark.parametrize(
-    "example",
-    [example for example in (*REQUESTS.values(), *REPLIES.values()) if example.length is not None],
-)
+examples: list[Sent | Answered] = [*REQUESTS.values(), *REPLIES.values()]
+
+
+@pytest.mark.parametrize("example", [e for e in examples if e.length is not None])
 def test_length_is_that_of_the_specification(example: Sent | Answered) -> None:
     assert len(example.data.partition(b"\r\n\r\n")[2]) == example.length
 

@@ -12,7 +12,18 @@ PIECES = (
     *(b"rsl_substitution", b"RSL_Substitution", b"rslsubstitution", b"rsl__substitution"),
     *(b"(rsl_substitution=(A 1)(B $(A)2))", b"(rsl_substitution=(HOME $(HOME)/x))"),
 )
-TEXTS = (b"", b"1", b"a b", b"it's", b'say "hi"', b"$(HOME)", b"(*c*)", b"/u", "é".encode(), b"\xc3")
+TEXTS = (
+    b"",
+    b"1",
+    b"a b",
+    b"it's",
+    b'say "hi"',
+    b"$(HOME)",
+    b"(*c*)",
+    b"/u",
+    "é".encode(),
+    b"\xc3",
+)
 TEXTS += (b"\xa9", b"x\ny", b"a_B", b"HOME", b"A", b"B", b"rsl_substitution", b"-", b"#", b"+1")
 NAMES = (b"x", b"Max_Wall_Time", b"executable", b"__", b"a b", "é".encode(), b"\xc3_\xa9", b"a+b")
 OPERATORS = (b"=", b"=", b"=", b"=", b"!=", b">", b">=", b"<", b"<=")

@@ -186,7 +186,12 @@ def main() -> int:
             return 0
         answer = library.answer(data or b"")
         write_text(sink, b"" if answer.parsed else None)
-        for text in (answer.printed, answer.evaluated, answer.canonical, answer.canonical_evaluated):
+        for text in (
+            answer.printed,
+            answer.evaluated,
+            answer.canonical,
+            answer.canonical_evaluated,
+        ):
             write_text(sink, text)
         sink.flush()
 

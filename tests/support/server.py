@@ -13,7 +13,7 @@ START_TIMEOUT = 30.0
 
 @dataclass
 class Server:
-    """`gram serve` on a configuration file; `contact` is HOST:PORT, `subject` the service's name."""
+    """`gram serve` on a configuration file; `contact` is HOST:PORT, `subject` its name."""
 
     config: Path
     environment: dict[str, str] = field(default_factory=dict)

@@ -37,18 +37,42 @@ def policy(spool: Path, **changes: object) -> SpawnerPolicy:
     return SpawnerPolicy(**(fields | changes))  # type: ignore[arg-type] # tests try wrong ones too
 
 
+def state(pid: int) -> str:
+    """The state letter of a process; X when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
 def alive(pid: int) -> bool:
     """True unless the process is gone (a zombie counts as gone)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+    return state(pid) not in "ZX"
+
+
+def running(word: str) -> list[int]:
+    """The processes that have this word in their command line."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if word.encode() in Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0"):
+                found.append(int(name))
+    return found
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What a process has open."""
+    found = {}
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[int(path.name)] = os.readlink(path)
+    return found
 
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that nobody tells us about."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - other processes' doings have no event
             await asyncio.sleep(0.005)
 
 

@@ -1,0 +1,5 @@
+"""`python -m gram` is the `gram` command."""
+
+from gram.cli import main
+
+main()
