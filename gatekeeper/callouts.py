@@ -153,19 +153,26 @@ class PluginMapper:
 
     async def map(self, request: AuthorisationRequest) -> str:
         """Return the account the function names.  Raises Denied, whatever the function does."""
-        try:
-            answer: Any = await self._threads.run(lambda: self._function(request))
-            if inspect.isawaitable(answer):
+        answer: Any = await self._threads.run(lambda: self._call(request))
+        if inspect.isawaitable(answer):
+            try:
                 answer = await answer
-        except Denied as error:
-            raise Denied(Reason.CALLOUT, f"plugin {self._name}: {error}") from error
-        except (Exception, SystemExit) as error:  # a site's code may raise anything
-            text = f"plugin {self._name} raised {type(error).__name__}: {error}"
-            raise Denied(Reason.CALLOUT, text) from error
+            except (Exception, SystemExit) as error:  # a site's code may raise anything
+                raise self._failure(error) from error
         if not isinstance(answer, str):
             text = f"plugin {self._name} returned {type(answer).__name__}, not an account"
             raise Denied(Reason.CALLOUT, text)
         return answer
+
+    def _call(self, request: AuthorisationRequest) -> object:
+        try:
+            return self._function(request)
+        except (Exception, SystemExit) as error:  # a site's code may raise anything
+            raise self._failure(error) from error
+
+    def _failure(self, error: BaseException) -> Denied:
+        what = str(error) if isinstance(error, Denied) else f"{type(error).__name__}: {error}"
+        return Denied(Reason.CALLOUT, f"plugin {self._name}: {what}")
 
 
 def load_plugin(name: str) -> Plugin:

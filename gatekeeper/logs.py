@@ -6,6 +6,7 @@ What clients send may be logged as it is: here it is cut, escaped and searched f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -35,6 +36,8 @@ _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@", re
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+_BYTES = (bytes, bytearray, memoryview)
 
 Record = MutableMapping[str, Any]
 
@@ -77,23 +80,18 @@ def configure_logging(
 class LineWriter:
     """A structlog logger: writes each record as one line in one call.
 
-    A stream that cannot be written (full disk, closed pipe) loses records, never the service;
-    `lost` counts them.
+    A stream that cannot be written (full disk, closed pipe) loses records, never the service.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
-        self.lost = 0
 
     def msg(self, line: str) -> None:
         """Write a line."""
-        try:
-            with self._lock:
-                self._stream.write(line + "\n")
-                self._stream.flush()
-        except (OSError, ValueError):  # ValueError: the stream is closed
-            self.lost += 1
+        with self._lock, contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
     debug = info = warning = error = critical = exception = msg
 
@@ -131,16 +129,13 @@ def _clean(name: str, value: object, depth: int) -> object:
         return REDACTED
     if isinstance(value, int | float):
         return value
-    if depth < _MAX_DEPTH and isinstance(value, Mapping):
-        items = list(value.items())[:_MAX_ITEMS]
+    if isinstance(value, Mapping):
+        items = list(value.items())[:_MAX_ITEMS] if depth < _MAX_DEPTH else []
         return {_text(str(key)): _clean(str(key), item, depth + 1) for key, item in items}
-    if (
-        depth < _MAX_DEPTH
-        and isinstance(value, Sequence | set | frozenset)
-        and not isinstance(value, str | bytes | bytearray | memoryview)
-    ):
-        return [_clean("", item, depth + 1) for item in list(value)[:_MAX_ITEMS]]
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, (str, *_BYTES)):
+        some = list(value)[:_MAX_ITEMS] if depth < _MAX_DEPTH else []
+        return [_clean("", item, depth + 1) for item in some]
+    if isinstance(value, _BYTES):
         value = bytes(value[: 2 * MAX_TEXT]).decode("latin-1")
     return _text(str(value), keep_lines=name in ("exception", "stack"))
 

@@ -13,7 +13,7 @@ _JOB_SUBJECT = re.compile(r"[^:\x00-\x1f\x7f]+")
 _SERVICE = re.compile(r"(?:[^\s:/@\x00-\x1f\x7f][^\s:@\x00-\x1f\x7f]*)?")
 _PATH = re.compile(r"/[^\s:\x00-\x1f\x7f]*")
 _GATEKEEPER = re.compile(
-    rf"({_HOST}) (?: :([0-9]{{1,5}})? (?=[:/]|\Z) | (?=/|\Z) ) (?: /([^:]*) )? (?: :(.*) )?",
+    rf"({_HOST}) (?: :([0-9]{{1,5}})? | (?=/|\Z) ) (?: /([^:]*) )? (?: :(.*) )?",
     re.VERBOSE | re.DOTALL,
 )
 _JOB = re.compile(

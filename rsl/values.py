@@ -10,7 +10,7 @@ from rsl.errors import RSLValidationError
 from rsl.schema import Attribute, Kind
 from rsl.tree import Literal, Sequence, Specification, Value, relations
 
-_INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)", re.ASCII)
+_INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
 _DIGITS = 10
 LARGEST = (1 << 31) - 1
 

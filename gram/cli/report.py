@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,14 @@ if TYPE_CHECKING:
     from protocol.errors import GramError
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JsonLines: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object a line.")
-]
+JsonLines: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 Contact: TypeAlias = Annotated[
     str, typer.Argument(metavar="CONTACT", help="host[:port][/service][:subject]")
 ]
 JobArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="JOB", help="The job contact, https://host:port/...")
 ]
-Value: TypeAlias = "str | int | float | bool | None | Mapping[str, Value] | list[Value]"
+Value: TypeAlias = "str | float | bool | Mapping[str, Value] | Sequence[Value] | None"
 
 EXIT_INTERRUPTED = 130
 
@@ -66,7 +64,7 @@ def show(text: str) -> None:
 def note(text: str) -> None:
     """Print a line on standard error."""
     sys.stdout.flush()
-    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)  # noqa: T201 - this is a command
+    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
 def show_json(values: Mapping[str, Value]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import shutil
 import signal
 import sys
@@ -17,6 +18,7 @@ import typer
 from gram.cli.report import (
     EXIT_INTERRUPTED,
     Contact,
+    Value,
     exit_code_of,
     note,
     reporting,
@@ -69,8 +71,7 @@ def run(
         bool, typer.Option("--full-proxy", help="Delegate a full proxy, not a limited one.")
     ] = False,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print how it ended as JSON on standard error."),
+        bool, typer.Option("--json", help="Print the result with the output as one JSON object.")
     ] = False,
 ) -> None:
     """Run a program on the server; its output comes here and its exit code is ours.
@@ -78,15 +79,135 @@ def run(
     Input is read to its end before the program starts; output comes when it has ended.  Ctrl-C
     cancels the job and waits for its end; a second one leaves at once.
     """
-    program = _program(
-        command, environment or [], directory, count, queue, project, max_time, extra
+    from gram.client import Program
+
+    program = Program(
+        argv=command,
+        environment=_pairs(environment or []),
+        directory=directory,
+        count=count,
+        queue=queue,
+        project=project,
+        max_time=max_time,
+        extra=None if extra is None else parse_or_exit(extra.encode("utf-8", "surrogateescape")),
     )
     with reporting(as_json=as_json), _input(interactive, stdin) as given:
-        result = asyncio.run(_work(context, contact, program, given, full_proxy))
+        result = asyncio.run(_work(context, contact, program, given, full_proxy, as_json))
         if result is None:
             raise typer.Exit(EXIT_INTERRUPTED)
         if as_json:
-            note_json(result)
+            show_json(_values(result))
         elif not result.status.succeeded:
             note(f"gram: {status_line(result.status)}")
     raise typer.Exit(exit_code_of(result.status))
+
+
+def _pairs(definitions: list[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for item in definitions]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise typer.BadParameter("write NAME=VALUE", param_hint="--env")
+    return {name: value for name, _, value in pairs}
+
+
+@contextmanager
+def _input(interactive: bool, file: Path | None) -> Iterator[BinaryIO | None]:
+    """Give the program's input as a file that can be read again, if the server has to."""
+    with ExitStack() as stack:
+        if interactive and file is not None:
+            raise typer.BadParameter("-i and --stdin exclude each other")
+        if interactive:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.seek(0)
+            yield copy
+        elif file is not None:
+            yield stack.enter_context(file.open("rb"))
+        else:
+            yield None
+
+
+async def _work(
+    context: typer.Context,
+    contact: str,
+    program: Program,
+    stdin: BinaryIO | None,
+    full_proxy: bool,
+    as_json: bool,
+) -> RunResult | None:
+    """Run to the end; None when the user left before."""
+    async with (
+        settings(context).client() as client,
+        client.start(
+            contact,
+            program,
+            stdin=stdin,
+            stdout=None if as_json else sys.stdout.buffer,
+            stderr=None if as_json else sys.stderr.buffer,
+            full_delegation=full_proxy,
+        ) as running,
+    ):
+        waiting = asyncio.create_task(running.wait())
+        interruptions = _Interruptions(running.job, waiting)
+        with interruptions.handled():
+            try:
+                return await waiting
+            except asyncio.CancelledError:
+                if not interruptions.left:
+                    raise
+        return None
+
+
+class _Interruptions:
+    """Ctrl-C: the first one cancels the job, the second one ends our waiting (`left`)."""
+
+    def __init__(self, job: Job, waiting: asyncio.Task[RunResult]) -> None:
+        self._job = job
+        self._waiting = waiting
+        self._cancelling: asyncio.Task[None] | None = None
+        self.left = False
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle SIGINT here for a while."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            if self._cancelling is not None:
+                self._cancelling.cancel()
+
+    def _interrupt(self) -> None:
+        if self._cancelling is None:
+            note("gram: cancelling the job; interrupt again to leave at once")
+            self._cancelling = asyncio.ensure_future(self._cancel())
+        elif not self.left:
+            self.left = True
+            note(f"gram: left the job {self._job.contact}")
+            self._waiting.cancel()
+
+    async def _cancel(self) -> None:
+        from gram.client import GramClientError
+
+        try:
+            await self._job.cancel()
+        except GramClientError as error:
+            note(f"gram: {error.message}")
+
+
+def _values(result: RunResult) -> dict[str, Value]:
+    return {
+        "contact": result.contact,
+        **status_values(result.status),
+        **_text("stdout", result.stdout or b""),
+        **_text("stderr", result.stderr or b""),
+    }
+
+
+def _text(name: str, data: bytes) -> dict[str, Value]:
+    try:
+        return {name: data.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(data).decode()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,11 +69,10 @@ def show_event(event: JobEvent, *, as_json: bool) -> None:
 @contextmanager
 def progress(*, enabled: bool, text: str = "waiting for the next state") -> Iterator[None]:
     """Show on a terminal's standard error that something goes on."""
-    with nullcontext() if not enabled else _spinner(text):
+    if not enabled:
         yield
-
-
-def _spinner(text: str) -> contextmanager[None]:
+        return
     from rich.console import Console
 
-    return Console(stderr=True).status(text)
+    with Console(stderr=True).status(text):
+        yield

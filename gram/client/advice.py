@@ -30,7 +30,7 @@ _BY_SIDE = {
 }
 
 _ATTRIBUTES = (
-    "`gram rsl check` shows the place; `gram rsl reference` lists what an attribute takes."
+    "`gram rsl reference` lists what an attribute takes; `gram rsl check` tests a request."
 )
 _RENEW = "Make a new proxy (`gram proxy init`); `gram renew JOB` hands it to a running job."
 

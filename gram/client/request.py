@@ -48,10 +48,10 @@ def program_request(program: Program, gass_url: str, *, stdin: str | None) -> Sp
     """Return the request for a program whose streams go through the GASS server at `gass_url`.
 
     stdout and stderr are /dev/stdout and /dev/stderr of the GASS server, as globusrun -s has it
-    (job-manager.md 9.1); `stdin` is a path there, or None.  Raises ValueError without a program.
+    (job-manager.md 9.1); `stdin` is a path there, or None.  Raises ValueError without a program,
+    for a variable that cannot be one, and for NUL bytes.
     """
-    if not program.argv:
-        raise ValueError("there is no program to run")
+    _check(program)
     executable, *arguments = program.argv
     parts: list[Specification] = [_substitution(gass_url)]
     if program.extra is not None:
@@ -67,6 +67,17 @@ def program_request(program: Program, gass_url: str, *, stdin: str | None) -> Sp
         parts.append(relation("environment", *pairs))
     parts += _optional(program)
     return Boolean("&", tuple(parts))
+
+
+def _check(program: Program) -> None:
+    if not program.argv:
+        raise ValueError("there is no program to run")
+    variables = program.environment or {}
+    if any(not name or "=" in name for name in variables):
+        raise ValueError("a variable needs a name, without an equals sign")
+    texts = (*program.argv, *variables.keys(), *variables.values())
+    if any("\0" in text for text in texts):
+        raise ValueError("a NUL byte cannot stand in an argument or a variable")
 
 
 def _optional(program: Program) -> list[Specification]:

@@ -4,7 +4,7 @@ Request identifiers are chosen by the service; an answer carries that of its req
 with every request, so an agent that was started again needs nothing it was told before.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from jobmanager.spawner.codec import (
@@ -130,7 +130,7 @@ class CreateJob(Frame):
 
     id: Id
     job: JobWork
-    proxy: Pem
+    proxy: Pem = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class WriteProxy(Frame):
 
     id: Id
     job: JobWork
-    proxy: Pem
+    proxy: Pem = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

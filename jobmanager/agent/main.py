@@ -223,7 +223,7 @@ def _failed(number: int, error: GramError) -> frames.Failed:
     return frames.Failed(
         number,
         int(error.code),
-        error.message[:_TEXT],
+        error.message.replace("\0", "?")[:_TEXT],  # a server's own words may be in it
         failure.type,
         failure.source,
         failure.destination,

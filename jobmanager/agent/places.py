@@ -45,7 +45,7 @@ def place(text: str, base: str) -> Place:
         return Place(Kind.NOTHING, text)
     if (local := _FILE.match(text)) is not None:
         path = unquote(text[local.end() :], errors="surrogateescape")
-        return Place(Kind.UNSUPPORTED if "\0" in path else Kind.LOCAL, path)
+        return Place(Kind.UNSUPPORTED, text) if "\0" in path else Place(Kind.LOCAL, path)
     if (url := _URL.match(text)) is None:
         return Place(Kind.LOCAL, os.path.join(base, text))
     scheme = url[1].lower()

@@ -7,7 +7,7 @@ changes where the bytes are sent from there.
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from jobmanager.agent.directories import Directory
@@ -89,17 +89,23 @@ def load_sinks(job: Directory) -> Sinks | None:
 
 
 def plan_sinks(workspace: Workspace, work: JobWork, job: Directory) -> Sinks:
-    """Decide for a job that is being opened, or find what was decided before.
+    """Decide for a job that is being opened.
 
-    Raises GramError 73 or 74 for a cache destination that has gone, NO_RESOURCES otherwise.
+    What it wrote to the same file when it was opened before stays its part of that file.  Raises
+    GramError 73 or 74 for a cache destination that has gone, NO_RESOURCES otherwise.
     """
-    if (found := load_sinks(job)) is not None and found.processes == work.processes:
-        return found
+    before = load_sinks(job)
     sinks = Sinks(
         _plan(workspace, work, job, Stream.STDOUT),
         _plan(workspace, work, job, Stream.STDERR),
         work.processes,
     )
+    if before is not None:
+        sinks = Sinks(
+            _continue(before.stdout, sinks.stdout),
+            _continue(before.stderr, sinks.stderr),
+            work.processes,
+        )
     try:
         job.write(_RECORD, encode(sinks))
     except OSError as error:
@@ -125,6 +131,10 @@ def _plan(workspace: Workspace, work: JobWork, job: Directory, stream: Stream) -
         case _:
             return own
     return Sink(path, url, _size(path), own.split)
+
+
+def _continue(before: Sink, now: Sink) -> Sink:
+    return replace(now, start=before.start) if before.path == now.path else now
 
 
 def _cached(workspace: Workspace, work: JobWork, output: Output, stream: Stream) -> str:

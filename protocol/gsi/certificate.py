@@ -31,7 +31,9 @@ NETSCAPE_CERT_TYPE = "2.16.840.1.113730.1.1"
 
 _VERSION_TAG = 0xA0
 _EXTENSIONS_TAG = 0xA3
-_PARSING_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, Warning)
+
+# What `cryptography` raises on odd input; warnings too, where filters make errors of them.
+PARSING_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, Warning)
 
 
 class CertificateError(ValueError):
@@ -92,7 +94,7 @@ def examine(certificate: x509.Certificate) -> Facts:
     """Read a certificate.  Raises CertificateError, whatever is wrong with it."""
     try:
         return _examine(certificate)
-    except _PARSING_ERRORS as error:
+    except PARSING_ERRORS as error:
         raise CertificateError(f"unusable certificate: {error}") from error
 
 
@@ -210,6 +212,6 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
                 key.verify(signature, data)
             case _:
                 return False
-    except (InvalidSignature, *_PARSING_ERRORS):
+    except (InvalidSignature, *PARSING_ERRORS):
         return False
     return True

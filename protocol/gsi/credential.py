@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from protocol.errors import GramError
 from protocol.gsi import names
+from protocol.gsi.certificate import PARSING_ERRORS
 from protocol.gsi.proxies import ProxyPolicy, proxy_info
 from protocol.tables import ErrorCode
 
@@ -44,7 +44,6 @@ _PUBLIC_MODES = 0o644
 _KEY_BLOCK = re.compile(
     rb"-----BEGIN ((?:[A-Z0-9]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL
 )
-_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 class CredentialError(GramError):
@@ -97,7 +96,7 @@ class Credential:
         data = _read(path, _PRIVATE_MODES)
         try:
             store = pkcs12.load_pkcs12(data, passphrase)
-        except _ERRORS as error:
+        except PARSING_ERRORS as error:
             if passphrase is None:
                 raise PassphraseError(f"{path} is encrypted or no PKCS#12 file") from error
             raise CredentialError(f"{path}: {error}") from error
@@ -150,7 +149,7 @@ def key_pem(key: PrivateKey) -> bytes:
 def _certificates(data: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
-    except _ERRORS as error:
+    except PARSING_ERRORS as error:
         raise CredentialError(f"no usable certificate: {error}") from error
 
 
@@ -163,7 +162,7 @@ def _private_key(data: bytes, passphrase: bytes | None) -> PrivateKeyTypes:
         raise PassphraseError("the private key is encrypted")
     try:
         return load_pem_private_key(block[0], passphrase if encrypted else None)
-    except _ERRORS:
+    except PARSING_ERRORS:
         # The library's text is not passed on: it is about the key.
         raise CredentialError("private key unreadable, or wrong pass phrase") from None
 
@@ -190,7 +189,7 @@ def _public_der(certificate: x509.Certificate) -> bytes:
         return certificate.public_key().public_bytes(
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
         )
-    except _ERRORS as error:
+    except PARSING_ERRORS as error:
         raise CredentialError(f"the certificate's key cannot be read: {error}") from error
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from protocol.errors import GramError
 from protocol.gsi import der, issue
+from protocol.gsi.certificate import PARSING_ERRORS
 from protocol.gsi.checks import moment
 from protocol.gsi.credential import Credential
 from protocol.gsi.proxies import (
@@ -36,7 +36,6 @@ MAX_RENEWAL = 1 << 20
 
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _ATTRIBUTES_TAG = 0xA0
-_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 class DelegationError(GramError):
@@ -112,7 +111,7 @@ def sign_request(
             not_after=issuer.certificate.not_valid_after_utc,
         )
         check_proxies((proxy, *issuer.certificates), now=now)
-    except (ChainRefused, *_ERRORS) as error:
+    except (ChainRefused, *PARSING_ERRORS) as error:
         raise DelegationError(f"cannot delegate: {error}") from error
     return proxy
 
@@ -125,7 +124,7 @@ def _requested_key(request: bytes) -> bytes:
         if not decoded.is_signature_valid:
             raise DelegationError("the certificate request's own signature is wrong")
         return decoded.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except _ERRORS as error:
+    except PARSING_ERRORS as error:
         raise DelegationError(f"unusable certificate request: {error}") from error
 
 
@@ -181,7 +180,7 @@ def _read_certificates(data: bytes) -> list[x509.Certificate]:
         if len(parts) > MAX_CERTIFICATES:
             raise DelegationError(f"more than {MAX_CERTIFICATES} certificates")
         return [x509.load_der_x509_certificate(item.encoded) for item in parts]
-    except _ERRORS as error:
+    except PARSING_ERRORS as error:
         raise DelegationError(f"unusable certificate: {error}") from error
 
 
@@ -196,7 +195,7 @@ def _delegated(
         same_key = proxy.public_key().public_bytes(
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
         ) == _public_key_info(key)
-    except (ChainRefused, *_ERRORS) as error:
+    except (ChainRefused, *PARSING_ERRORS) as error:
         raise DelegationError(f"unusable delegated proxy: {error}") from error
     if not same_key:
         raise DelegationError("the delegated proxy is for another key than the one requested")

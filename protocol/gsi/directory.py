@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from protocol.errors import GramError
 from protocol.gsi import names
-from protocol.gsi.certificate import examine
+from protocol.gsi.certificate import PARSING_ERRORS, examine
 from protocol.gsi.refusal import ChainRefused, Refusal
 from protocol.gsi.revocation import MAX_CRL, RevocationList
 from protocol.gsi.signing_policy import MAX_POLICY, SigningPolicy
@@ -22,7 +21,6 @@ MAX_CERTIFICATE = 1 << 20
 MAX_SAME_HASH = 16
 
 _T = TypeVar("_T")
-_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, OSError)
 
 
 class _Version(NamedTuple):
@@ -91,7 +89,7 @@ class CADirectory:
             path = self._file(name, str(number))
             try:
                 certificates = self._certificates.get(path)
-            except _ERRORS as error:
+            except (OSError, *PARSING_ERRORS) as error:
                 raise ChainRefused(Refusal.UNTRUSTED, f"cannot use {path}: {error}") from error
             if certificates is None:
                 break
@@ -108,7 +106,7 @@ class CADirectory:
         path = self._file(name, "signing_policy")
         try:
             policy = self._policies.get(path)
-        except _ERRORS as error:
+        except (OSError, *PARSING_ERRORS) as error:
             raise ChainRefused(Refusal.SIGNING_POLICY, f"cannot use {path}: {error}") from error
         if policy is None:
             raise ChainRefused(Refusal.SIGNING_POLICY, f"there is no {path}")
@@ -122,7 +120,7 @@ class CADirectory:
         path = self._file(name, "r0")
         try:
             return self._revocations.get(path)
-        except _ERRORS as error:
+        except (OSError, *PARSING_ERRORS) as error:
             raise ChainRefused(Refusal.CRL, f"cannot use {path}: {error}") from error
 
     def _file(self, name: names.AnyName, suffix: str) -> str:

@@ -11,17 +11,14 @@ from datetime import datetime
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 
 from protocol.gsi import names
-from protocol.gsi.certificate import Facts
+from protocol.gsi.certificate import PARSING_ERRORS, Facts
 from protocol.gsi.checks import DIGEST_OCTETS
 from protocol.gsi.refusal import ChainRefused, Refusal
 
 MAX_CRL = 64 << 20
-
-_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, Warning)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +51,7 @@ class RevocationList:
                 crl.next_update_utc,
                 problem,
             )
-        except _ERRORS as error:
+        except PARSING_ERRORS as error:
             raise ValueError(f"unusable CRL: {error}") from error
 
     def check(self, subject: Facts, issuer: Facts, now: datetime) -> None:
@@ -91,5 +88,5 @@ def _signed(revocations: RevocationList, issuer: x509.Certificate) -> bool:
         return False
     try:
         return revocations.crl.is_signature_valid(key)
-    except _ERRORS:
+    except PARSING_ERRORS:
         return False

@@ -185,23 +185,18 @@ class TLSSession:
         self.feed(records)
         try:
             self._connection.do_handshake()
+            done = True
         except SSL.WantReadError:
-            return self.output()
+            done = False
         except SSL.Error as error:
             if self._notes and not self._context.server:
                 verdict = self._judge()
                 if isinstance(verdict, ChainRefused):
                     raise verdict from None
             raise _failure("TLS handshake failed", error) from None
-        verdict = self._judge()
-        if isinstance(verdict, Peer):
-            self.peer = verdict
-        elif self._context.server:
-            self.refusal = verdict
-        else:
-            self.output()  # our certificate and Finished: not for this server
-            raise verdict
-        self.established = True
+        if done or not self._context.server:
+            self._settle()
+        self.established = done
         return self.output()
 
     def feed(self, records: bytes) -> None:
@@ -252,6 +247,19 @@ class TLSSession:
             if len(pieces[-1]) < expected:
                 break
         return b"".join(pieces)
+
+    def _settle(self) -> None:
+        """Fix the verdict as soon as the peer's chain is here; a client acts on it at once."""
+        if self.peer is not None or self._connection.get_peer_certificate() is None:
+            return
+        verdict = self._judge()
+        if isinstance(verdict, Peer):
+            self.peer = verdict
+        elif self._context.server:
+            self.refusal = verdict
+        else:
+            self.output()  # our certificate: not for this server
+            raise verdict
 
     def _judge(self) -> Peer | ChainRefused:
         """Apply both verdicts to the peer's chain; our own gives the better explanation."""

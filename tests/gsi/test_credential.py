@@ -210,7 +210,7 @@ def test_private_files_are_private_from_the_start(
 ) -> None:
     old = os.umask(umask)
     try:
-        for number in range(200):
+        for number in range(60):
             write_private(tmp_path / f"file{number % 3}", b"secret" * 1000)
     finally:
         os.umask(old)

@@ -348,6 +348,11 @@ def test_first_occurrence_counts() -> None:
     assert description.stdout == (Destination("/home/alice/a"),)
 
 
+def test_variables_of_the_request_are_kept() -> None:
+    description = job("(rsl_substitution=(A 1)(B $(A)2))(rsl_substitution=(A 3)(C 4))")
+    assert description.substitutions == (("A", "1"), ("B", "12"), ("C", "4"))
+
+
 def test_allowed_values_may_come_from_variables() -> None:
     assert job("(rsl_substitution=(D yes))(dry_run=$(D))").dry_run
 

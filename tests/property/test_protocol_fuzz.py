@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.connection import NEED_DATA, Connection, Role

@@ -1,5 +1,7 @@
 """The order in which a connection may be used."""
 
+from dataclasses import replace
+
 import pytest
 
 from protocol.connection import NEED_DATA, Connection, Role
@@ -144,6 +146,8 @@ def test_the_longest_job_request_is_one_piece() -> None:
     """P4, §1.9: also a request of several TLS records is given out at once."""
     shell = len(b'protocol-version: 2\r\njob-state-mask: 0\r\ncallback-url: ""\r\nrsl: ""\r\n\0')
     request = JobRequest("j", None, "x" * (63_999 - shell), "", 0)
+    with pytest.raises(LocalProtocolError):
+        Connection(Role.GATEKEEPER_CLIENT, host="vm").send(replace(request, rsl=request.rsl + "x"))
     data = Connection(Role.GATEKEEPER_CLIENT, host="vm").send(request)
     server = Connection(Role.GATEKEEPER_SERVER)
     server.receive_data(data)

@@ -15,6 +15,7 @@ BOUNDARIES: dict[str, tuple[Callable[[int], str], int]] = {
     "nested variables": (lambda n: "x=" + "$(" * n + "H" + ")" * n, 4_997),
     "arguments of a variable": (lambda n: "x=$(" + "1 " * n + ")", 9_994),
     "a list after a long concatenation": (lambda n: "x=" + "#".join("a" * 4_000) + " 1" * n, 9_995),
+    "a list after concatenated variables": (lambda n: "x=" + "$(H)" * 2_000 + " 1" * n, 9_995),
     "a concatenation after a list": (lambda n: "x=" + "1 " * 5_000 + "#".join("a" * n), 2_498),
     "relations after pairs": (lambda n: "&(e=" + "(a b)" * 9_000 + ")" + "(x=1)" * n, 3_331),
     "a list in a nested boolean": (lambda n: "&(x=1)(|(y=1)(z=" + "1 " * n + "))", 9_986),

@@ -1,5 +1,6 @@
 """Every example of the language's specification (rsl.md §14)."""
 
+import doctest
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,3 +114,8 @@ def test_strict_mode_refuses_ignored_tails(example: Example) -> None:
             assert str(caught.value) == f"{reason} at byte {offset}"
     else:
         assert rsl.parse(example.text, mode="strict") == rsl.parse(example.text)
+
+
+def test_example_in_the_package() -> None:
+    assert doctest.testmod(rsl).attempted == 3
+    assert doctest.testmod(rsl).failed == 0

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ class AgentLab:
 
     def __init__(self, home: Path, settings: Settings, *, processes: bool = False) -> None:
         self.home = home
+        self.proxy = PROXY
         self.pool = AgentPool(self._start_process if processes else self._start_task, settings)
         self.tasks: list[asyncio.Task[None]] = []
         self.processes: list[asyncio.subprocess.Process] = []
@@ -82,7 +84,7 @@ class AgentLab:
         """A job made by the agent."""
         description = job(self.home, **changes)
         agent = await self.agent()
-        paths = await agent.create_job(name, CONTACT, description, PROXY)
+        paths = await agent.create_job(name, CONTACT, description, self.proxy)
         return JobFiles(name, CONTACT, description, paths)
 
     def jobs(self) -> Path:
@@ -134,8 +136,6 @@ def with_paths(paths: JobPaths, files: JobFiles, **changes: object) -> JobFiles:
 
 def run_opened(descriptors: Sequence[int], *argv: str) -> None:
     """Run a program as each process of an opened job, and close the descriptors."""
-    import subprocess
-
     directory, *streams = descriptors
     for index in range(0, len(streams), 3):
         stdin, stdout, stderr = streams[index : index + 3]

@@ -110,14 +110,15 @@ def start(
         *("-pidfile", str(directory / "gatekeeper.pid")),
     ]
     environment = {"PATH": os.environ["PATH"], "GLOBUS_HOSTNAME": "localhost", "HOME": "/root"}
-    process = subprocess.Popen(
-        arguments,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=(directory / "gatekeeper.err").open("wb"),
-        start_new_session=True,
-    )
+    with (directory / "gatekeeper.err").open("wb") as errors:
+        process = subprocess.Popen(
+            arguments,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
     reference = Reference(directory, port, process)
     for _ in range(100):
         with socket.socket() as probe:

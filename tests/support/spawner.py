@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import pwd
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobmanager.spawner.codec import encode
 from jobmanager.spawner_client import (
     ExitRecord,
     Launched,
@@ -31,7 +34,7 @@ def job_account() -> str:
     return "nobody" if IS_ROOT else pwd.getpwuid(os.geteuid()).pw_name
 
 
-def policy(spool: Path, **changes: object) -> SpawnerPolicy:
+def policy(spool: Path, /, **changes: object) -> SpawnerPolicy:
     """The policy of most tests."""
     fields: dict[str, object] = {"personal": not IS_ROOT, "minimum_uid": 100, "spool": str(spool)}
     return SpawnerPolicy(**(fields | changes))  # type: ignore[arg-type] # tests try wrong ones too
@@ -170,7 +173,9 @@ async def harness(
     work.chmod(0o755)
     rules = rules or policy(directory / "spool")
     client = await start_spawner(rules, prefix=prefix, interpreter=interpreter, extra=extra)
-    running = Harness(client, Path(rules.spool), account or job_account(), work)
+    running = Harness(
+        client, Path(rules.spool), job_account() if account is None else account, work
+    )
     try:
         yield running
     finally:
@@ -187,3 +192,58 @@ async def kill_all(client: SpawnerClient) -> None:
                 with contextlib.suppress(Exception):
                     await client.kill(info.container, 0.0)
             await asyncio.sleep(0.01)
+
+
+class RawSpawner:
+    """A spawner at the other end of a plain blocking socket, for bytes no client would send."""
+
+    def __init__(self, rules: SpawnerPolicy | None, prefix: Sequence[str] = ()) -> None:
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(PATIENCE)
+        with theirs:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-I", "-c", _BOOT.format(root=str(ROOT), extra=""),
+                 str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        self._ids = 1 << 40
+        if rules is not None:
+            self.send(encode(rules))
+            assert self.answer()["kind"] == "Ready"
+
+    def send(self, payload: bytes, descriptors: Sequence[int] = ()) -> None:
+        """One frame, whatever is in it."""
+        message = struct.pack("!I", len(payload)) + payload
+        if descriptors:
+            socket.send_fds(self.sock, [message], list(descriptors))
+        else:
+            self.sock.sendall(message)
+
+    def answer(self) -> dict[str, object]:
+        """The next frame from the spawner."""
+        (length,) = struct.unpack("!I", self._exactly(4))
+        document: dict[str, object] = json.loads(self._exactly(length))
+        return document
+
+    def answers_before_pong(self) -> list[dict[str, object]]:
+        """Ping; all answers that came before the ping's, which must come."""
+        self._ids += 1
+        self.send(json.dumps({"kind": "Ping", "id": self._ids}).encode())
+        answers = []
+        while (answer := self.answer()) != {"kind": "Done", "id": self._ids}:
+            answers.append(answer)
+        return answers
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            more = self.sock.recv(count - len(data))
+            if not more:
+                raise EOFError
+            data += more
+        return data
+
+    def close(self) -> int:
+        """Close the socket; the spawner's exit status."""
+        self.sock.close()
+        return self.process.wait(PATIENCE)
