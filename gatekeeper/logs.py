@@ -31,7 +31,8 @@ _SECRET_NAME = re.compile(
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
-_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@", re.IGNORECASE)
+# Bounded parts: what a client makes us log must not cost quadratic time.
+_PASSWORD_IN_URL = re.compile(r"(://[^\s/:@]{0,64}):[^\s/@]{1,256}@")
 # C0, DEL, C1, line and paragraph separators, bidirectional controls, lone surrogates.
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"

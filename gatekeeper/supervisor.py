@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import structlog
 
@@ -113,9 +114,20 @@ def load_host_credential(config: Config) -> Credential:
 def _policy(config: Config, account: pwd.struct_passwd | None) -> SpawnerPolicy:
     return SpawnerPolicy(
         personal=account is None,
+        personal_home=_personal_home() if account is None else None,
         minimum_uid=config.service.minimum_uid,
         spool=str(config.state.directory / "spool"),
     )
+
+
+def _personal_home() -> str | None:
+    """Running as you, your HOME counts, if it is a directory of yours."""
+    home = os.environ.get("HOME", "")
+    try:
+        mine = Path(home).is_absolute() and Path(home).stat().st_uid == os.geteuid()
+    except OSError:
+        return None
+    return home if mine else None
 
 
 def _current_account() -> str:

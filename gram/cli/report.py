@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLines: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 Contact: TypeAlias = Annotated[
-    str, typer.Argument(metavar="CONTACT", help="host[:port][/service][:subject]")
+    str,
+    typer.Argument(
+        metavar="CONTACT", help="host:port/service:subject; only the host is necessary."
+    ),
 ]
 JobArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="JOB", help="The job contact, https://host:port/...")

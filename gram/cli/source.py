@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rsl import RSLError, Specification
 
 Text: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="[RSL]", help="The specification; - reads standard input.")
+    str | None, typer.Argument(metavar="RSL", help="The specification; - reads standard input.")
 ]
 File: TypeAlias = Annotated[
     Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the RSL from a file.")

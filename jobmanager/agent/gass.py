@@ -128,9 +128,11 @@ class GassClient:
         version = status.st_ino, status.st_mtime_ns
         known = self._identities.get(job)
         if known is not None and known[0] == version:
-            return known[1]
-        identity = await in_thread(Identity, pem, self.settings.certificates)
-        self._identities[job] = version, identity
+            identity = known[1]
+        else:
+            identity = await in_thread(Identity, pem, self.settings.certificates)
+            self._identities[job] = version, identity
+        identity.require_valid()
         return identity
 
     async def download(self, job: str, url: str, write: Callable[[bytes], object]) -> None:

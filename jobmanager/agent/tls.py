@@ -5,6 +5,7 @@ Imported when the first https transfer begins, for the sake of an agent that nev
 
 import functools
 import os
+from datetime import UTC, datetime
 
 from jobmanager.agent.errors import RefusedError
 from protocol.aio.gsi import Connector, GsiStream
@@ -22,7 +23,14 @@ class Identity:
     def __init__(self, pem: bytes, certificates: str | None) -> None:
         credential = Credential.from_pem(pem)
         self._name = credential.identity
+        self._expires = credential.expires
         self._connector = Connector(credential, _trusted(certificates))
+
+    def require_valid(self) -> None:
+        """Raise RefusedError when the credential has expired."""
+        if self._expires <= datetime.now(UTC):
+            text = f"the job's credential expired at {self._expires:%Y-%m-%d %H:%M} UTC"
+            raise RefusedError(text)
 
     async def establish(self, raw: RawStream, server: str) -> GsiStream:
         """Do the handshake with a server, which must have our own identity whatever its host.

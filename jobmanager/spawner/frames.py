@@ -133,7 +133,8 @@ class SpawnerPolicy(Frame):
 
     `personal` must say truly whether the spawner runs without root.  `accounts` is a regular
     expression that a whole account name must match.  `spool` is an absolute path, made when
-    missing; with `spool_group` (a gid) its files are readable by that group.
+    missing; with `spool_group` (a gid) its files are readable by that group.  `personal_home` takes
+    the place of the account's home directory; only without root, who would be led astray by it.
     """
 
     personal: Flag
@@ -141,6 +142,7 @@ class SpawnerPolicy(Frame):
     spool: Annotated[str, text(4000, r"/[^\0]*")]
     accounts: Annotated[str | None, optional(text(1000))] = None
     spool_group: Annotated[int | None, optional(integer(0, _MAX_UID))] = None
+    personal_home: Annotated[str | None, optional(text(4000, r"/[^\0]*"))] = None
     agent_no_new_privs: Flag = False
     job_no_new_privs: Flag = False
 

@@ -59,7 +59,8 @@ def resolve(name: str, policy: SpawnerPolicy) -> Account:
     elif entry.pw_uid < policy.minimum_uid:
         raise _refused(name, f"uid {entry.pw_uid} is below {policy.minimum_uid}")
     groups = os.getgrouplist(name, entry.pw_gid)
-    return Account(name, entry.pw_uid, entry.pw_gid, tuple(groups), entry.pw_dir)
+    home = policy.personal_home if policy.personal and policy.personal_home else entry.pw_dir
+    return Account(name, entry.pw_uid, entry.pw_gid, tuple(groups), home)
 
 
 def _refused(name: str, why: str) -> RefusalError:

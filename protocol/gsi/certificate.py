@@ -198,18 +198,24 @@ def encode_key_usage(usage: KeyUsage) -> bytes:
 @lru_cache(maxsize=1024)
 def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Tell whether the issuer's key made the certificate's signature.  Names are not compared."""
-    key = issuer.public_key()
-    data, signature = certificate.tbs_certificate_bytes, certificate.signature
+    return signature_is_valid(certificate, certificate.tbs_certificate_bytes, issuer)
+
+
+def signature_is_valid(
+    signed: x509.Certificate | x509.CertificateRevocationList,
+    data: bytes,
+    issuer: x509.Certificate,
+) -> bool:
+    """Check the signature of a certificate or CRL over `data`; RSA, ECDSA, Ed25519 and Ed448."""
     try:
-        parameters = certificate.signature_algorithm_parameters
-        digest = certificate.signature_hash_algorithm
-        match key, parameters:
-            case rsa.RSAPublicKey(), padding.PKCS1v15() | padding.PSS() if digest is not None:
-                key.verify(signature, data, parameters, digest)
-            case ec.EllipticCurvePublicKey(), ec.ECDSA():
-                key.verify(signature, data, parameters)
-            case ((ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()), None):
-                key.verify(signature, data)
+        digest = signed.signature_hash_algorithm
+        match issuer.public_key(), signed.signature_algorithm_parameters:
+            case rsa.RSAPublicKey() as key, (padding.PKCS1v15() | padding.PSS()) as how if digest:
+                key.verify(signed.signature, data, how, digest)
+            case ec.EllipticCurvePublicKey() as key, ec.ECDSA() as how:
+                key.verify(signed.signature, data, how)
+            case (ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()) as key, None:
+                key.verify(signed.signature, data)
             case _:
                 return False
     except (InvalidSignature, *PARSING_ERRORS):

@@ -136,8 +136,6 @@ def _policy_problem(info: ProxyInfo, above: ProxyInfo | None) -> str | None:
 
 
 def _issuer_problem(info: ProxyInfo, issuer: Facts) -> str | None:
-    if issuer.is_ca:
-        return "issued by a CA"
     usage = issuer.key_usage
     if usage is None:
         return None

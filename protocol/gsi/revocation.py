@@ -11,10 +11,9 @@ from datetime import datetime
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 
 from protocol.gsi import names
-from protocol.gsi.certificate import PARSING_ERRORS, Facts
+from protocol.gsi.certificate import PARSING_ERRORS, Facts, signature_is_valid
 from protocol.gsi.checks import DIGEST_OCTETS
 from protocol.gsi.refusal import ChainRefused, Refusal
 
@@ -76,17 +75,5 @@ class RevocationList:
 
 @lru_cache(maxsize=64)
 def _signed(revocations: RevocationList, issuer: x509.Certificate) -> bool:
-    key = issuer.public_key()
-    if not isinstance(
-        key,
-        rsa.RSAPublicKey
-        | ec.EllipticCurvePublicKey
-        | ed25519.Ed25519PublicKey
-        | ed448.Ed448PublicKey
-        | dsa.DSAPublicKey,
-    ):
-        return False
-    try:
-        return revocations.crl.is_signature_valid(key)
-    except PARSING_ERRORS:
-        return False
+    crl = revocations.crl
+    return signature_is_valid(crl, crl.tbs_certlist_bytes, issuer)

@@ -209,6 +209,16 @@ def test_long_values_are_cut() -> None:
     assert len(record["many"]) == 100
 
 
+@pytest.mark.parametrize(
+    "piece", ["a.", "a://", "://a:", "-----BEGIN ", "-----BEGIN A PRIVATE KEY-----", "-", "\x1b"]
+)
+def test_long_values_take_no_long_time(piece: str) -> None:
+    """A quadratic pattern would run into the time limit of the tests."""
+    stream = start()
+    structlog.get_logger("x").info("e", text="://" + "PRIVATE KEY-----" + piece * 500_000)
+    assert len(stream.getvalue()) < 10 * MAX_TEXT
+
+
 def test_values_of_any_kind() -> None:
     stream = start()
     structlog.get_logger("x").info(

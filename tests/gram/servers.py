@@ -151,8 +151,10 @@ async def job_manager(lab: Lab, credential: Credential | None = None) -> AsyncIt
     manager = JobManager(credential or lab.alice, CADirectory(lab.certificates))
     server = await serve(manager.handle)
     manager.port = server.port
-    yield manager
-    await server.aclose()
+    try:
+        yield manager
+    finally:
+        await server.aclose()
 
 
 Behaviour = Callable[[GatekeeperRequest], Awaitable[Reply | None]]
@@ -199,8 +201,10 @@ async def gatekeeper(
     found = Gatekeeper(credential or lab.host, CADirectory(lab.certificates), behave)
     server = await serve(found.handle)
     found.port = server.port
-    yield found
-    await server.aclose()
+    try:
+        yield found
+    finally:
+        await server.aclose()
 
 
 def accepting(manager: JobManager, status: ErrorCode = ErrorCode.SUCCESS) -> Behaviour:

@@ -226,17 +226,20 @@ async def test_callbacks_of_others_change_nothing(lab: Lab) -> None:
 
 @pytest.mark.parametrize("final", [JobState.DONE, JobState.FAILED])
 async def test_two_phase_commit(lab: Lab, final: JobState) -> None:
-    async with job_manager(lab) as manager, lab.client(poll_interval=60) as client:
-        async with gatekeeper(lab, accepting(manager, ErrorCode.WAITING_FOR_COMMIT)) as door:
-            job = await client.submit(door.contact, RSL)
-            assert manager.signals() == [(5, "commit")]
-            await manager.callback(final, 8 if final is JobState.FAILED else 0)
-            assert (await job.wait()).state is final
-            assert manager.signals()[1:] == [(10, "commit")]
-            await job.wait()
-            assert len(manager.signals()) == 2  # the end is committed once
-            assert (await client.submit(door.contact, RSL, commit=False)).contact
-            assert len(manager.signals()) == 2
+    async with (
+        job_manager(lab) as manager,
+        gatekeeper(lab, accepting(manager, ErrorCode.WAITING_FOR_COMMIT)) as door,
+        lab.client(poll_interval=60) as client,
+    ):
+        job = await client.submit(door.contact, RSL)
+        assert manager.signals() == [(5, "commit")]
+        await manager.callback(final, 8 if final is JobState.FAILED else 0)
+        assert (await job.wait()).state is final
+        assert manager.signals()[1:] == [(10, "commit")]
+        await job.wait()
+        assert len(manager.signals()) == 2  # the end is committed once
+        assert (await client.submit(door.contact, RSL, commit=False)).contact
+        assert len(manager.signals()) == 2
 
 
 async def test_end_that_is_committed_already(lab: Lab) -> None:

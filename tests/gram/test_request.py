@@ -73,7 +73,7 @@ def test_options_of_a_program() -> None:
     ],
 )
 def test_what_cannot_be_passed_is_an_error(program: Program) -> None:
-    with pytest.raises(ValueError, match="program|variable|NUL"):
+    with pytest.raises(ValueError, match=r"program|variable|NUL"):
         program_request(program, URL, stdin=None)
 
 

@@ -63,6 +63,19 @@ def proxy_extension(
     return encode_extension(str(kind.value), content, critical=critical)
 
 
+def algorithm(digest: str) -> bytes:
+    return der.encode(der.SEQUENCE, der.encode_oid(SIGNATURES[digest][1]), der.encode(der.NULL))
+
+
+def utc_time(moment: datetime) -> bytes:
+    return der.encode(der.UTC_TIME, f"{moment:%y%m%d%H%M%SZ}".encode())
+
+
+def signed(body: bytes, signer: rsa.RSAPrivateKey, digest: str, identifier: bytes) -> bytes:
+    signature = signer.sign(body, padding.PKCS1v15(), SIGNATURES[digest][0])
+    return der.encode(der.SEQUENCE, body, identifier, der.encode(der.BIT_STRING, b"\0", signature))
+
+
 def certificate(
     *,
     subject: bytes,
@@ -77,32 +90,36 @@ def certificate(
     outer_digest: str | None = None,
 ) -> x509.Certificate:
     """Sign a certificate whose fields are DER, given as they shall appear."""
-    algorithm, oid = SIGNATURES[digest]
-    identifier = der.encode(der.SEQUENCE, der.encode_oid(oid), der.encode(der.NULL))
     public = key.public_key() if isinstance(key, rsa.RSAPrivateKey) else key
-    times = (f"{moment:%y%m%d%H%M%SZ}".encode() for moment in (not_before, not_after))
     block = der.encode(0xA3, der.encode(der.SEQUENCE, *extensions)) if extensions else b""
     body = der.encode(
         der.SEQUENCE,
         der.encode(0xA0, der.encode_integer(2)),
         der.encode_integer(serial),
-        identifier,
+        algorithm(digest),
         issuer,
-        der.encode(der.SEQUENCE, *(der.encode(der.UTC_TIME, time) for time in times)),
+        der.encode(der.SEQUENCE, utc_time(not_before), utc_time(not_after)),
         subject,
         public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
         block,
     )
-    signature = signer.sign(body, padding.PKCS1v15(), algorithm)
-    outer_oid = SIGNATURES[outer_digest or digest][1]
     return x509.load_der_x509_certificate(
-        der.encode(
-            der.SEQUENCE,
-            body,
-            der.encode(der.SEQUENCE, der.encode_oid(outer_oid), der.encode(der.NULL)),
-            der.encode(der.BIT_STRING, b"\0", signature),
-        )
+        signed(body, signer, digest, algorithm(outer_digest or digest))
     )
+
+
+def revocation_list(issuer: bytes, signer: rsa.RSAPrivateKey, digest: str) -> bytes:
+    """An empty revocation list in PEM."""
+    body = der.encode(
+        der.SEQUENCE,
+        der.encode_integer(1),
+        algorithm(digest),
+        issuer,
+        utc_time(NOW - HOUR),
+        utc_time(NOW + HOUR),
+    )
+    made = x509.load_der_x509_crl(signed(body, signer, digest, algorithm(digest)))
+    return made.public_bytes(Encoding.PEM)
 
 
 def proxy(

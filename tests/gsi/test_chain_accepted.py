@@ -4,11 +4,13 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gram.labca import CA_EXTENSIONS, LabCA, key_usage
-from protocol.gsi.chain import verify_chain
+from protocol.gsi.chain import ChainRefused, verify_chain
 from protocol.gsi.credential import Credential
 from protocol.gsi.delegation import generate_ec_key
 from protocol.gsi.directory import CADirectory
@@ -170,6 +172,39 @@ def test_intermediate_ca_from_the_peer_or_the_directory(ca: LabCA, directory: CA
         path.unlink()  # the signing policy stays: it is needed in any case
     assert verify_chain(expected, directory, now=NOW).chain == expected
     assert verify_chain((*expected, ca.certificate), directory, now=NOW).chain == expected
+
+
+@pytest.mark.parametrize("kind", ["Ed25519", "Ed448", "P-256", "PSS"])
+def test_other_signature_algorithms(
+    ca: LabCA, directory: CADirectory, kind: str, alice: Credential
+) -> None:
+    """CA keys of any good type; revocation lists are checked with them as well."""
+    keys = {
+        "Ed25519": ed25519.Ed25519PrivateKey.generate(),
+        "Ed448": ed448.Ed448PrivateKey.generate(),
+        "P-256": generate_ec_key(),
+        "PSS": rsa_key("other"),
+    }
+    key = keys[kind]
+    digest = hashes.SHA256() if kind in ("P-256", "PSS") else None
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32) if kind == "PSS" else None
+
+    def issue(subject: x509.Name, public_key: object, ca_flag: bool) -> x509.Certificate:
+        builder = x509.CertificateBuilder(
+            ca.name, subject, public_key, 5, NOW, NOW + timedelta(days=1)
+        ).add_extension(x509.BasicConstraints(ca_flag, None), critical=True)
+        return builder.sign(key, digest, rsa_padding=pss)
+
+    root = issue(ca.name, key.public_key(), True)
+    user = issue(alice.certificate.subject, rsa_key("alice").public_key(), False)
+    crl = x509.CertificateRevocationListBuilder(ca.name, NOW, NOW + timedelta(days=1))
+    stem = directory.path / subject_hash(ca.name)
+    stem.with_suffix(".0").write_bytes(root.public_bytes(Encoding.PEM))
+    signed = crl.sign(key, digest, rsa_padding=pss)
+    stem.with_suffix(".r0").write_bytes(signed.public_bytes(Encoding.PEM))
+    assert verify_chain([user], directory, now=NOW).identity == ALICE
+    with pytest.raises(ChainRefused, match="not signed"):
+        verify_chain(alice.certificates, directory, now=NOW)
 
 
 def test_ca_path_length_does_not_count_proxies(ca: LabCA, directory: CADirectory) -> None:

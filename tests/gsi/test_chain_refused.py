@@ -714,3 +714,19 @@ def test_bad_revocation_lists(
         refuse(proxy(alice).certificates, directory, Refusal.CRL, words)
     ca.ca_directory(crl=ca.crl())
     verify_chain(proxy(alice).certificates, directory, now=NOW)
+
+
+def test_revoked_root(ca: LabCA, alice: Credential, directory: CADirectory) -> None:
+    ca.ca_directory(crl=ca.crl([ca.certificate.serial_number]))
+    refuse(alice.certificates, directory, Refusal.REVOKED, "Lab CA was revoked")
+
+
+@pytest.mark.parametrize(("digest", "good"), [("sha256", True), ("sha1", False), ("md5", False)])
+def test_weak_revocation_list(
+    ca: LabCA, alice: Credential, directory: CADirectory, digest: str, good: bool
+) -> None:
+    ca.ca_directory(crl=forge.revocation_list(ca.name.public_bytes(), rsa_key("ca"), digest))
+    if good:
+        verify_chain(alice.certificates, directory, now=NOW)
+    else:
+        refuse(alice.certificates, directory, Refusal.CRL, "MD5 or SHA-1")

@@ -13,8 +13,8 @@ import pytest
 
 from jobmanager.agent.client import Settings, StagingError
 from protocol.gsi.credential import Credential
-from protocol.gsi.proxy_init import create_proxy
 from protocol.gsi.proxies import ProxyPolicy
+from protocol.gsi.proxy_init import create_proxy
 from protocol.tables import ErrorCode
 from tests.support.agent_lab import AgentLab, agent_lab, copies, run_opened, to
 from tests.support.site import Site, User
@@ -55,7 +55,7 @@ def real_server(user: User, name: str, *options: str) -> Iterator[RealServer]:
 
 @pytest.fixture
 def server(alice: User) -> Iterator[RealServer]:
-    with real_server(alice, "gass", "-r", "-w") as started:
+    with real_server(alice, "gass", "-r", "-w", "-l") as started:  # -l: it shows lines at once
         yield started
 
 
@@ -81,9 +81,7 @@ async def test_files_come_and_go(lab: AgentLab, server: RealServer, alice: User)
     (lab.home / "result").write_bytes(bytes(range(256)) * 100)
     (lab.home / "nothing").touch()
     files = await lab.create(
-        file_stage_in=copies(
-            (server.path("in%20put"), "got"), (server.path("empty"), "empty")
-        ),
+        file_stage_in=copies((server.path("in%20put"), "got"), (server.path("empty"), "empty")),
         file_stage_out=copies(
             ("result", server.path("re%20sult")), ("nothing", server.path("nothing"))
         ),
@@ -97,9 +95,7 @@ async def test_files_come_and_go(lab: AgentLab, server: RealServer, alice: User)
     assert (server.directory / "nothing").read_bytes() == b""
 
 
-async def test_a_program_of_the_client_runs(
-    lab: AgentLab, server: RealServer, alice: User
-) -> None:
+async def test_a_program_of_the_client_runs(lab: AgentLab, server: RealServer, alice: User) -> None:
     alice.run("sh", "-c", f"printf '#!/bin/sh\\necho staged\\n' > {server.directory}/program")
     files = await lab.create(executable=server.path("program"), stdout=to("out"))
     agent = await lab.agent()
@@ -164,7 +160,7 @@ async def test_a_hundred_megabytes_arrive_unharmed(lab: AgentLab, server: RealSe
 
 
 async def test_the_clients_own_output(lab: AgentLab, alice: User) -> None:
-    with real_server(alice, "streams", "-o", "-e") as server:
+    with real_server(alice, "streams", "-o", "-e", "-l") as server:
         files = await lab.create(
             stdout=to(f"{server.url}/dev/stdout"), stderr=to(f"{server.url}/dev/stderr")
         )

@@ -191,12 +191,13 @@ async def with_impostor(
     agent = await pool.get("lab")
     before = len(os.listdir("/proc/self/fd"))
     description = job(Path("/home/lab"))
+    files = JobFiles("1-2", CONTACT, description, JobPaths("/home/lab", "/d", "/p", "/c"))
+    work = {
+        "create": lambda: agent.create_job("1-2", CONTACT, description, PROXY),
+        "open": lambda: agent.open_job(files),
+    }
     with pytest.raises(GramError) as caught:
-        if operation == "create":
-            await agent.create_job("1-2", CONTACT, description, PROXY)
-        else:
-            paths = JobPaths("/home/lab", "/d", "/p", "/c")
-            await agent.open_job(JobFiles("1-2", CONTACT, description, paths))
+        await work[operation]()
     await pool.aclose()
     await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
     return caught.value

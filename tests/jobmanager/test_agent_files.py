@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.agent_lab import CONTACT, PROXY, AgentLab, agent_lab, job, to
 
 
 @pytest.fixture
-async def lab(tmp_path: Path):
+async def lab(tmp_path: Path) -> AsyncIterator[AgentLab]:
     async with agent_lab(tmp_path / "home") as made:
         yield made
 
@@ -149,9 +150,7 @@ async def test_a_job_directory_that_others_may_write_to_is_refused(lab: AgentLab
     assert caught.value.code is ErrorCode.ARG_FILE_CREATION_FAILED
 
 
-async def test_a_planted_proxy_link_is_replaced_not_followed(
-    lab: AgentLab, tmp_path: Path
-) -> None:
+async def test_a_planted_proxy_link_is_replaced_not_followed(lab: AgentLab, tmp_path: Path) -> None:
     files = await lab.create()
     victim = tmp_path / "victim"
     victim.write_text("precious")

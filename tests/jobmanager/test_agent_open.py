@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.agent_lab import AgentLab, agent_lab, run_opened, to, with_pa
 
 
 @pytest.fixture
-async def lab(tmp_path: Path):
+async def lab(tmp_path: Path) -> AsyncIterator[AgentLab]:
     async with agent_lab(tmp_path / "home") as made:
         yield made
 
@@ -68,7 +69,10 @@ async def test_output_is_appended_and_private(lab: AgentLab) -> None:
 async def test_each_of_several_processes_has_streams_of_its_own(lab: AgentLab) -> None:
     (lab.home / "in").write_text("whole input\n")
     files = await lab.create(
-        count=3, stdin=str(lab.home / "in"), stdout=to(str(lab.home / "out")), stderr=to("/dev/null")
+        count=3,
+        stdin=str(lab.home / "in"),
+        stdout=to(str(lab.home / "out")),
+        stderr=to("/dev/null"),
     )
     opened = await (await lab.agent()).open_job(files)
     assert len(opened.descriptors) == 1 + 3 * 3

@@ -305,9 +305,7 @@ async def test_what_cannot_be_delivered(
 ) -> None:
     (lab.home / "file").write_text("x")
     target = destination.format(server=server.url)
-    error = await fails(
-        lab, await lab.create(file_stage_out=copies((source, target))), out=True
-    )
+    error = await fails(lab, await lab.create(file_stage_out=copies((source, target))), out=True)
     assert error.code is ErrorCode.STAGE_OUT_FAILED
     assert (error.failure.source, error.failure.destination) == (source, target)
 

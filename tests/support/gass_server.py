@@ -9,7 +9,7 @@ from protocol.aio.gsi import Acceptor
 from protocol.aio.raw import RawStream
 from protocol.aio.server import Server, serve
 from protocol.errors import GramError
-from protocol.gass import LAST_CHUNK, Get, GassRequestReader, Put, chunk, response
+from protocol.gass import LAST_CHUNK, GassRequestReader, Get, Put, chunk, response
 from protocol.gass_body import BodyData, EndOfBody
 
 
