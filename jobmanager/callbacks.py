@@ -27,6 +27,8 @@ log = structlog.get_logger("jobmanager")
 
 RETRY_DELAYS = (0.5, 2.0, 8.0)
 TIMEOUT = 15.0
+MARK_DELAY = 0.05
+"""Seconds in which delivered callbacks are collected to be marked in one transaction."""
 MAX_SENDING = 32
 MAX_PER_LISTENER = 8
 
@@ -47,6 +49,8 @@ class CallbackSender:
         self._queues: dict[tuple[str, str], deque[OutboxEntry]] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._given_up: set[tuple[str, str]] = set()
+        self._marked: list[int] = []
+        self._marking: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(MAX_SENDING)
         self._listeners: dict[str, asyncio.Semaphore] = {}
 
@@ -67,7 +71,7 @@ class CallbackSender:
         """The contact was unregistered: what is still queued for it is dropped."""
         queue = self._queues.get((job, url))
         while queue and len(queue) > 1:  # the first may be on its way
-            queue.pop()
+            self._mark(queue.pop())
 
     async def aclose(self) -> None:
         """Stop sending; what is not delivered stays in the outbox for the next start."""
@@ -75,20 +79,35 @@ class CallbackSender:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._marking is not None:
+            await self._marking
 
     async def _drain(self, key: tuple[str, str]) -> None:
         queue = self._queues[key]
         try:
             while queue:
                 await self._deliver(key, queue[0])
-                entry = queue.popleft()
-                with suppress(StoreError):  # it would be delivered twice after a crash: allowed
-                    await self._store.delivered([entry.id])
+                self._mark(queue.popleft())
         finally:
             del self._tasks[key]
             if not queue:
                 del self._queues[key]
                 self._given_up.discard(key)
+
+    def _mark(self, entry: OutboxEntry) -> None:
+        """Take an entry out of the outbox, soon and together with others.
+
+        After a crash in between it is delivered once more, which clients must expect anyway.
+        """
+        self._marked.append(entry.id)
+        if self._marking is None:
+            self._marking = asyncio.create_task(self._write_marks())
+
+    async def _write_marks(self) -> None:
+        await asyncio.sleep(MARK_DELAY)
+        marked, self._marked, self._marking = self._marked, [], None
+        with suppress(StoreError):
+            await self._store.delivered(marked)
 
     async def _deliver(self, key: tuple[str, str], entry: OutboxEntry) -> None:
         delays = () if key in self._given_up else RETRY_DELAYS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from jobmanager.agent.client import Agent, JobFiles
-from jobmanager.description import JobDescription
+from jobmanager.description import JobDescription, JobType
 from jobmanager.environment import environment
 from jobmanager.job_files import job_files
 from jobmanager.lrm.base import LRMError, Observation, Observed, Submission
@@ -119,11 +119,13 @@ class Effects:
 
     async def _stage_out(self, job: JobManager) -> Happening | None:
         description, _ = await self._service.details(job.record.id)
-        agent, files = await self._files(job)
         if description.file_stage_out and job.record.state is not JobState.STAGE_OUT:
             return Happening(Event.STAGING)
-        await agent.finish_output(files)
+        if job.record.redirected or keeps_output(description):
+            agent, files = await self._files(job)
+            await agent.finish_output(files)
         if description.file_stage_out:
+            agent, files = await self._files(job)
             await agent.stage_out(files)
         if job.record.failure_code:
             return Happening(Event.ERROR)
@@ -173,6 +175,13 @@ def needs_stage_in(description: JobDescription) -> bool:
         or description.file_stage_in
         or description.file_stage_in_shared
     )
+
+
+def keeps_output(description: JobDescription) -> bool:
+    """Whether the job writes into its own directory first, and output is to be brought on."""
+    several = description.job_type is JobType.MULTIPLE and description.count > 1
+    lists = len(description.stdout) > 1 or len(description.stderr) > 1
+    return several or lists or delivers_output(description)
 
 
 def delivers_output(description: JobDescription) -> bool:

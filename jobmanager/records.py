@@ -58,7 +58,7 @@ class JobRecord:
     extension: int = 0
     parked: bool = False
     stopped: bool = False
-    cancelling: bool = False
+    redirected: bool = False
     failure_code: int = 0
     failure: Failure | None = None
     exit_code: int | None = None

@@ -180,6 +180,7 @@ class JobService:
         agent = await self.agents.get(record.account)
         await agent.redirect(job_files(record, changed, paths))
         await self.store.set_description(record.id, to_json(changed))
+        await job.amend(redirected=True)
         self._details[record.id] = (changed, paths)
 
     async def output_sizes(self, job: JobManager) -> tuple[int, int, bool]:

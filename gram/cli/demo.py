@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
-from gram.cli.report import note, reporting, show, status_line
+from gram.cli.report import EXIT_INTERRUPTED, note, reporting, show, status_line
 
 if TYPE_CHECKING:
     from gram.cli.demo_site import Site
-    from gram.client import Client
+    from gram.client import Job
 
 GREETING: Final = "Hello from a job that a gatekeeper started."
 SCRIPT: Final = f'echo "{GREETING}"; echo "account: $(id -un), directory: $(pwd)"'
@@ -45,10 +48,14 @@ def demo(
 
     with reporting():
         try:
-            code = asyncio.run(_until_interrupted(once=once, switched=switched))
+            with _interruptible():
+                code = _demo(once=once, switched=switched)
         except DemoProblem as problem:
             note(f"gram demo: {problem}")
             code = 1
+        except KeyboardInterrupt:
+            show("\nThe service is stopped and its directory removed.")
+            code = EXIT_INTERRUPTED if once else 0
     raise typer.Exit(code)
 
 
@@ -61,18 +68,8 @@ def _become(name: str, *, once: bool) -> NoReturn:
         raise typer.BadParameter(f"there is no account {name!r}", param_hint="--account") from None
     if account.pw_uid == 0:
         raise typer.BadParameter("jobs are never run as root", param_hint="--account")
-    trial = subprocess.run(
-        [sys.executable, "-c", "import gram.cli.demo_site, gram.client, gatekeeper.supervisor"],
-        user=account.pw_uid,
-        group=account.pw_gid,
-        extra_groups=[],
-        env=_plain_environment(),
-        cwd="/",
-        capture_output=True,
-        check=False,
-    )
-    if trial.returncode != 0:
-        reason = trial.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    reason = _why_not(account)
+    if reason:
         note(f"gram demo: jobs are never run as root, and {name} cannot use this installation:")
         note(f"  {reason}")
         note("Start the demo as an ordinary user, or name an account that can read")
@@ -86,51 +83,86 @@ def _become(name: str, *, once: bool) -> NoReturn:
     os.execve(sys.executable, command, _plain_environment())  # noqa: S606 - no shell is wanted
 
 
+def _why_not(account: pwd.struct_passwd) -> str:
+    """Return why an account cannot use this installation; empty when it can."""
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-c", "import gram.cli.demo_site, gram.client, gatekeeper.supervisor"],
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            env=_plain_environment(),
+            cwd="/",
+            capture_output=True,
+            check=False,
+        )
+    except OSError as error:
+        return str(error)
+    if trial.returncode == 0:
+        return ""
+    return trial.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "it cannot start"
+
+
 def _plain_environment() -> dict[str, str]:
     kept = ("PATH", "LANG", "LC_ALL", "TERM", "TZ", "COLUMNS", "PYTHONPATH", "VIRTUAL_ENV")
     return {name: os.environ[name] for name in kept if name in os.environ}
 
 
-async def _until_interrupted(*, once: bool, switched: bool) -> int:
-    """Run the demo; SIGINT and SIGTERM end it in good order."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.create_task(_demo(once=once, switched=switched))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make SIGTERM end the demo as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        return await task
-    except asyncio.CancelledError:
-        show("\nThe service is stopped and its directory removed.")
-        return 130 if once else 0
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-async def _demo(*, once: bool, switched: bool) -> int:
+def _uninterrupted() -> None:
+    """Let nothing disturb the tidying up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _demo(*, once: bool, switched: bool) -> int:
     from gram.cli.demo_site import make_site, running_service
-    from gram.client import Client
 
     clock = _Clock()
-    with make_site() as site:
+    with ExitStack() as stack:
+        site = stack.enter_context(make_site())
         clock.show(f"CA, host and user credentials in {site.directory}")
-        with running_service(site) as contact:
-            clock.show(f"service ready at {contact}")
-            async with Client(site.proxy, trusted_certificates=site.certificates) as client:
-                fine = await _first_job(client, contact, clock)
-            if once:
-                return 0 if fine else 1
-            _show_lines(site, contact, switched=switched)
-            await asyncio.Event().wait()
-    return 0
+        service = stack.enter_context(running_service(site))
+        stack.callback(_uninterrupted)
+        clock.show(f"service ready at {service.contact}")
+        fine = asyncio.run(_first_job(site, service.contact, clock))
+        if not once:
+            _show_lines(site, service.contact, switched=switched)
+            service.wait()
+    return 0 if fine else 1
 
 
-async def _first_job(client: Client, contact: str, clock: _Clock) -> bool:
-    await client.ping(contact)
-    clock.show(f"ping: {client.identity} may use the service")
-    async with client.start(contact, ["/bin/sh", "-c", SCRIPT]) as running:
-        clock.show(f"job {running.job.contact}")
-        async with asyncio.timeout(JOB_TIMEOUT):
-            async for event in running.job.events():
-                clock.show(f"  {status_line(event.status)}")
-        result = await running.wait(JOB_TIMEOUT)
+async def _first_job(site: Site, contact: str, clock: _Clock) -> bool:
+    """Run the first job and show what happens; tell whether all was as it should be."""
+    from gram.client import Client, WaitTimeout
+
+    async with Client(site.proxy, trusted_certificates=site.certificates) as client:
+        await client.ping(contact)
+        clock.show(f"ping: {client.identity} may use the service")
+        async with client.start(contact, ["/bin/sh", "-c", SCRIPT]) as running:
+            clock.show(f"job {running.job.contact}")
+            showing = asyncio.create_task(_show_events(running.job, clock))
+            try:
+                result = await running.wait(JOB_TIMEOUT)
+                await showing
+            except WaitTimeout as error:
+                note(f"gram demo: {error.message}")
+                return False
+            finally:
+                showing.cancel()
     output = (result.stdout or b"").decode(errors="replace")
     for line in output.splitlines():
         show(f"           | {line}")
@@ -138,6 +170,11 @@ async def _first_job(client: Client, contact: str, clock: _Clock) -> bool:
     if not fine:
         note("gram demo: the job did not end as it should")
     return fine
+
+
+async def _show_events(job: Job, clock: _Clock) -> None:
+    async for event in job.events():
+        clock.show(f"  {status_line(event.status)}")
 
 
 class _Clock:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from gram.labca import LabCA
 
@@ -103,9 +103,22 @@ lrm = "fork"
     return site
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The running service; `contact` is HOST:PORT."""
+
+    process: subprocess.Popen[bytes]
+    contact: str
+
+    def wait(self) -> NoReturn:
+        """Wait for ever; DemoProblem when the service ends."""
+        status = self.process.wait()
+        raise DemoProblem(f"the service ended with status {status}")
+
+
 @contextmanager
-def running_service(site: Site) -> Iterator[str]:
-    """Run the service as a child process; gives its contact, HOST:PORT.  Raises DemoProblem.
+def running_service(site: Site) -> Iterator[Service]:
+    """Run the service as a child process.  Raises DemoProblem when it does not start.
 
     At the end the service is stopped, and jobs that are still running are killed.
     """
@@ -123,7 +136,7 @@ def running_service(site: Site) -> Iterator[str]:
         )
         stack.callback(_end_leftovers, site.directory)
         stack.callback(_stop, service)
-        yield _contact(service, site)
+        yield Service(service, _contact(service, site))
 
 
 def _contact(service: subprocess.Popen[bytes], site: Site) -> str:

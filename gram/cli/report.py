@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,8 +126,8 @@ def reporting(*, as_json: bool = False) -> Iterator[None]:
     except GramError as error:
         fail(error, as_json=as_json)
     except BrokenPipeError:
-        # Whoever read our output has had enough; nothing can be said to it.
-        sys.stderr.close()
+        # Whoever read our output has had enough: what is left of it must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except OSError as error:
         note(f"gram: {error}")

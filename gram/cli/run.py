@@ -148,7 +148,7 @@ async def _work(
         ) as running,
     ):
         waiting = asyncio.create_task(running.wait())
-        interruptions = _Interruptions(running.job, waiting)
+        interruptions = Interruptions(running.job, waiting)
         with interruptions.handled():
             try:
                 return await waiting
@@ -158,7 +158,7 @@ async def _work(
         return None
 
 
-class _Interruptions:
+class Interruptions:
     """Ctrl-C: the first one cancels the job, the second one ends our waiting (`left`)."""
 
     def __init__(self, job: Job, waiting: asyncio.Task[RunResult]) -> None:

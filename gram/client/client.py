@@ -13,19 +13,14 @@ from gram.client import output as stored_output
 from gram.client import run as running
 from gram.client.advice import Side
 from gram.client.callbacks import CallbackListener
-from gram.client.errors import (
-    ConnectionFailed,
-    GramClientError,
-    InvalidContact,
-    JobRequestFailed,
-)
+from gram.client.errors import ConnectionFailed, InvalidContact, JobRequestFailed
 from gram.client.exchange import CONNECT_TIMEOUT, REPLY_TIMEOUT, Delegation, Exchange
 from gram.client.gass import GassServer
 from gram.client.job import Job
 from gram.client.listening import Listening, local_address
 from gram.client.models import Version, describe_code
 from gram.client.own import CredentialSource, Own, TrustSource, load_own
-from gram.client.request import Program, user_of
+from gram.client.request import Program, request_text
 from gram.client.run import Running, RunResult
 from gram.client.streams import Input, LocalFiles, Output, Sink, Source
 from protocol.contacts import GatekeeperContact, JobContact
@@ -162,7 +157,7 @@ class Client:
         server's code and text.
         """
         where = _gatekeeper(contact)
-        text, user = _request_text(rsl)
+        text, user = request_text(rsl)
         listener = None
         if callbacks:
             listener = await self.listener_for(where.host, where.port)
@@ -325,19 +320,6 @@ def _job(contact: str) -> JobContact:
         return JobContact.parse(contact)
     except GramError as error:
         raise InvalidContact(error.code, error.message) from error
-
-
-def _request_text(request: str | language.Specification) -> tuple[str, str | None]:
-    """Return a request's text, and the account that it names."""
-    if not isinstance(request, str):
-        try:
-            return language.unparse(request), user_of(request)
-        except language.RSLError as error:
-            raise GramClientError(ErrorCode.BAD_RSL, str(error), Side.HERE) from error
-    try:
-        return request, user_of(language.parse(request))
-    except language.RSLError:
-        return request, None  # the server's verdict counts
 
 
 def _refused(reply: JobReply, where: GatekeeperContact) -> JobRequestFailed:

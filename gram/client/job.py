@@ -27,8 +27,9 @@ from protocol.tables import ALL_STATES, ErrorCode, Signal
 if TYPE_CHECKING:
     from gram.client.client import Client
 
-FIRST_POLL: Final = 0.5
-"""Seconds until the first status query where there are no callbacks; then twice that, and so on."""
+FIRST_POLL: Final = 5.0
+FIRST_POLL_WITHOUT_CALLBACKS: Final = 0.5
+"""Seconds until the first status query while waiting; then twice that, and so on."""
 
 GRACE: Final = 3.0
 """Seconds a final callback may still need after the server says that it does not know the job."""
@@ -146,7 +147,8 @@ class Job:
         """Yield every known change of state, those of the past first, up to the final one."""
         await self.follow()
         position = 0
-        delay = self._client.poll_interval if self._callback_url else FIRST_POLL
+        first = FIRST_POLL if self._callback_url else FIRST_POLL_WITHOUT_CALLBACKS
+        delay = min(first, self._client.poll_interval)
         while True:
             news = self._feed.since(position)
             position = self._feed.count

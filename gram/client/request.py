@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import rsl
+from gram.client.advice import Side
+from gram.client.errors import GramClientError
+from protocol.tables import ErrorCode
 from rsl import Boolean, Concat, Literal, Relation, Specification, Value, Variable
 
 GASS_VARIABLE = "GLOBUSRUN_GASS_URL"
@@ -128,6 +131,19 @@ def user_of(spec: Specification) -> str | None:
         return rsl.get_single(rsl.canonicalise(spec), "username") or None
     except rsl.RSLAccessError:
         return None
+
+
+def request_text(request: str | Specification) -> tuple[str, str | None]:
+    """Return a request's text, and the account that it names.  Raises GramClientError."""
+    if not isinstance(request, str):
+        try:
+            return rsl.unparse(request), user_of(request)
+        except rsl.RSLError as error:
+            raise GramClientError(ErrorCode.BAD_RSL, str(error), Side.HERE) from error
+    try:
+        return request, user_of(rsl.parse(request))
+    except rsl.RSLError:
+        return request, None  # the server's verdict counts
 
 
 def _substitution(gass_url: str) -> Relation:

@@ -61,6 +61,7 @@ class _Loop:
 
     def close(self) -> None:
         """End the thread."""
+        self.run(self._loop.shutdown_asyncgens())
         self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

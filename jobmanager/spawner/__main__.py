@@ -22,6 +22,7 @@ def main() -> None:
     while null < 3:  # 0-2 have to be taken, whatever the service left open
         null = os.dup(null)
     os.close(null)
+    os.close(os.pidfd_open(os.getpid()))  # without it (Linux before 5.3) nothing could be killed
     os.chdir("/")
     os.umask(0o027)
     for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):

@@ -90,7 +90,8 @@ class ContainerInfo:
 class ProcessExit:
     """How one main process ended: exit code or signal; both None when nobody could see it.
 
-    CPU seconds and the largest resident set (KiB) include the children it waited for.
+    CPU seconds and the largest resident set (KiB) include the children it waited for.  The kernel
+    counts from the fork on, so the resident set is never below the spawner's own, some 12 MiB.
     """
 
     exit_code: Annotated[int | None, optional(integer(0, 255))]

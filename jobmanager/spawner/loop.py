@@ -15,6 +15,8 @@ from types import FrameType
 
 from .channel import Channel, Packet, close_all
 
+_LONGEST_SLEEP = 86400.0  # epoll cannot count much further
+
 
 class Loop:
     """Calls back one thing at a time; `run` returns after `stop`."""
@@ -28,13 +30,17 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop`."""
         while self._running:
-            delay = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-            for key, mask in self._selector.select(delay):
+            for key, mask in self._selector.select(self._delay()):
                 current = self._selector.get_map().get(key.fd)
                 if current is not None and current.data is key.data:  # not gone in this round
                     current.data(mask)
             while self._timers and self._timers[0][0] <= time.monotonic():
                 heapq.heappop(self._timers)[2]()
+
+    def _delay(self) -> float:
+        if not self._timers:
+            return _LONGEST_SLEEP
+        return min(max(0.0, self._timers[0][0] - time.monotonic()), _LONGEST_SLEEP)
 
     def stop(self) -> None:
         """Let `run` return after the current round."""

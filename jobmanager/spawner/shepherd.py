@@ -215,7 +215,10 @@ class Shepherd:
     # Requests.
 
     def _accept(self, listener: socket.socket) -> None:
-        sock, _ = listener.accept()
+        try:
+            sock, _ = listener.accept()
+        except OSError:  # it has gone again, or we are short of descriptors: the job matters more
+            return
         _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.geteuid()) or len(self._channels) >= _MAX_CHANNELS:
             sock.close()

@@ -49,7 +49,7 @@ jobs = Table(
     Column("extension", Integer, nullable=False),
     Column("parked", Boolean, nullable=False),
     Column("stopped", Boolean, nullable=False),
-    Column("cancelling", Boolean, nullable=False),
+    Column("redirected", Boolean, nullable=False),
     Column("failure_code", Integer, nullable=False),
     Column("failure", Text),
     Column("exit_code", Integer),

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -48,13 +48,27 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    work: Work
+    done: "asyncio.Future[Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    order: _Order
+    result: object
+    error: Exception | None = None
+
+
 class Writer:
-    """Runs work in the order it was given, grouped into transactions."""
+    """Runs work in the order it was given, grouped into transactions; for one event loop."""
 
     def __init__(self, engine: Engine, observe: Observe | None = None) -> None:
         self._engine = engine
         self._observe = observe
-        self._queue: queue.SimpleQueue[tuple[Work, Future[Any]] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -63,9 +77,9 @@ class Writer:
 
         Raises StoreError when the database refuses. A cancelled caller does not undo the work.
         """
-        future: Future[Any] = Future()
-        self._queue.put((work, future))
-        return await asyncio.shield(asyncio.wrap_future(future))
+        order = _Order(work, self._loop.create_future())
+        self._queue.put(order)
+        return await order.done
 
     def close(self) -> None:
         """Finish what was handed in, then end the thread and close the database."""
@@ -76,33 +90,42 @@ class Writer:
     def _run(self) -> None:
         stopping = False
         while not stopping:
-            batch: list[tuple[Work, Future[Any]]] = []
-            item = self._queue.get()
-            while item is not None:
-                batch.append(item)
+            batch: list[_Order] = []
+            order = self._queue.get()
+            while order is not None:
+                batch.append(order)
                 if len(batch) >= MAX_BATCH or self._queue.empty():
                     break
-                item = self._queue.get()
-            stopping = item is None
+                order = self._queue.get()
+            stopping = order is None
             if batch:
-                self._commit(batch)
+                outcomes = self._commit(batch)
+                if not self._loop.is_closed():
+                    self._loop.call_soon_threadsafe(_tell, outcomes)
 
-    def _commit(self, batch: list[tuple[Work, Future[Any]]]) -> None:
+    def _commit(self, batch: list[_Order]) -> list[_Outcome]:
         started = time.perf_counter()
         try:
             with self._engine.begin() as connection:
-                results = [work(connection) for work, _ in batch]
+                outcomes = [_Outcome(order, order.work(connection)) for order in batch]
         except Exception as error:  # noqa: BLE001  # whatever one work raised, its caller gets it
             if len(batch) > 1:  # find the guilty one: each alone, in order
-                for single in batch:
-                    self._commit([single])
-                return
-            batch[0][1].set_exception(_as_store_error(error))
-            return
+                return [outcome for order in batch for outcome in self._commit([order])]
+            return [_Outcome(batch[0], None, _as_store_error(error))]
         if self._observe is not None:
             self._observe(len(batch), time.perf_counter() - started)
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+        return outcomes
+
+
+def _tell(outcomes: list[_Outcome]) -> None:
+    for outcome in outcomes:
+        done = outcome.order.done
+        if done.done():  # its caller was cancelled
+            continue
+        if outcome.error is not None:
+            done.set_exception(outcome.error)
+        else:
+            done.set_result(outcome.result)
 
 
 def _as_store_error(error: Exception) -> Exception:

@@ -317,6 +317,32 @@ async def test_p8_the_chain_is_complete_on_both_sides(lab: Lab) -> None:
         assert peer.chain == deeper.certificates
 
 
+async def test_p6_a_draft_proxy_below_an_ordinary_user_certificate(lab: Lab) -> None:
+    """OpenSSL misses keyCertSign in the issuer of what it does not know as a proxy (error 32)."""
+    proxy = create_proxy(lab.alice, key=rsa_key("proxy"), format=ProxyFormat.DRAFT)
+    pair = await establish(lab.acceptor(proxy), lab.connector(proxy))
+    for peer in (pair.client.peer, pair.server.peer):
+        assert peer is not None
+        assert peer.identity == lab.alice.identity
+
+
+def test_p8_each_certificate_comes_once_in_both_roles(lab: Lab) -> None:
+    server = TLSSession(TLSContext(lab.limited, lab.directory, server=True))
+    client = handshake(TLSContext(lab.proxy, lab.directory, server=False), server)
+    assert server._peer_chain() == list(lab.proxy.certificates)
+    assert client._peer_chain() == list(lab.limited.certificates)
+
+
+async def test_the_handshake_has_a_limit_of_size(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gsi, "MAX_HANDSHAKE", 1000)
+    ours, theirs = memory_pair()
+    connecting = asyncio.create_task(lab.connector().establish(theirs, gatekeeper=True))
+    with pytest.raises(GramError, match="too long"):
+        await lab.acceptor().accept(ours, gatekeeper=True)
+    with pytest.raises(GramError):
+        await connecting
+
+
 async def test_an_intermediate_ca_is_sent_and_a_root_is_not(lab: Lab) -> None:
     middle = LabCA(
         lab.path / "middle", subject="/O=Gram Lab/CN=Middle", base="/O=Gram Lab",

@@ -1,7 +1,9 @@
 """The command without a server: help, usage, RSL, proxies, configuration, errors."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from gram.cli.app import app
 from gram.cli.report import exit_code_of, status_line
+from gram.cli.run import Interruptions
 from gram.client import ErrorCode, JobState, JobStatus
 from protocol.gsi.credential import Credential, write_private
 from protocol.gsi.proxies import ProxyFormat, ProxyPolicy, proxy_info
@@ -137,6 +140,29 @@ def test_usage_of_job_commands(home: Path) -> None:
         assert result.exit_code == 2, (wrong, result.output)
 
 
+async def test_second_interruption_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    class Job:
+        contact = "https://h:1/2/3/"
+        cancels = 0
+
+        async def cancel(self) -> None:
+            self.cancels += 1
+            await asyncio.sleep(60)
+
+    job = Job()
+    waiting = asyncio.create_task(asyncio.sleep(60))
+    interruptions = Interruptions(job, waiting)  # type: ignore[arg-type]  # doubles
+    with interruptions.handled():
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.05)
+        assert (job.cancels, interruptions.left, waiting.done()) == (1, False, False)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert (job.cancels, interruptions.left) == (1, True)
+    assert job.contact in capsys.readouterr().err
+
+
 # --- rsl ------------------------------------------------------------------------------------------
 
 
@@ -195,7 +221,7 @@ def test_rsl_format_keeps_the_meaning() -> None:
 
 
 def test_rsl_bytes_survive() -> None:
-    data = b'"a" = "\xff\xc3\xa4"'
+    data = b'"a" = "\xff\xc3\xa4" '
     assert CliRunner().invoke(
         app, ["rsl", "format", "--one-line", "-"], input=data
     ).stdout_bytes == (b'"a" = "\xff\xc3\xa4" \n')

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -239,6 +240,18 @@ async def test_output_of_globus_job_submit(client: Client, contact: str, alice: 
     job = client.job(submitted.stdout.decode().strip())
     await job.wait(30)
     assert await client.output(job.contact, resource=contact) == b"hello\n"
+
+
+def test_command(contact: str, alice: User) -> None:
+    gram = (sys.executable, "-m", "gram")
+    run = alice.run(*gram, "run", "-i", contact, "--", "/bin/cat", stdin=b"\0\xff")
+    assert (run.returncode, run.stdout) == (0, b"\0\xff"), run.stderr
+    submitted = alice.run(*gram, "submit", contact, "&(executable=/none)", "--wait")
+    assert submitted.returncode == ErrorCode.EXECUTABLE_NOT_FOUND
+    job = submitted.stdout.decode().splitlines()[0]
+    status = alice.run(*gram, "status", job)
+    assert status.returncode == ErrorCode.JOB_CONTACT_NOT_FOUND
+    assert status.stdout.startswith(b"GONE")
 
 
 def test_blocking_client(site: Site, alice: User, contact: str) -> None:

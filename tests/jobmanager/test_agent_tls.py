@@ -131,6 +131,26 @@ async def test_an_expired_proxy_is_named(lab: AgentLab, server: GassServer, site
     assert "expired" in caught.value.message
 
 
+@pytest.mark.parametrize("what", ["nonsense", "no key", "another key", "nothing"])
+async def test_a_credential_that_cannot_be_used(
+    lab: AgentLab, server: GassServer, site: Lab, what: str
+) -> None:
+    files = await lab.create(file_stage_in=copies((f"{server.url}/in", "in")))
+    agent = await lab.agent()
+    leaf = site.proxy(site.alice)
+    key = site.bob.pem()[site.bob.pem().index(b"-----BEGIN PRIVATE KEY") :]
+    certificate = leaf.pem()[: leaf.pem().index(b"-----BEGIN PRIVATE KEY")]
+    pem = {"nonsense": b"nonsense\n", "no key": certificate, "another key": certificate + key}
+    if what == "nothing":
+        Path(files.paths.proxy).unlink()
+    else:
+        await agent.write_proxy(files, pem[what])
+    with pytest.raises(StagingError) as caught:
+        await agent.stage_in(files)
+    assert "BEGIN" not in str(caught.value)
+    assert server.connections == 0
+
+
 async def test_delivery_goes_on_with_a_renewed_proxy(
     lab: AgentLab, server: GassServer, site: Lab
 ) -> None:

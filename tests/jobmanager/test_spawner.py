@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -94,12 +93,30 @@ async def test_arguments_arrive_byte_for_byte(jobs: Harness) -> None:
     assert data == b"".join(item.encode("utf-8", "surrogateescape") + b"|" for item in awkward)
 
 
+# The glob's own descriptor is closed again when the names are tested.
+OPEN_DESCRIPTORS = 'for fd in /proc/$$/fd/*; do [ -e "$fd" ] && echo "${fd##*/}"; done'
+
+
 async def test_a_job_has_three_descriptors_and_nothing_else(jobs: Harness) -> None:
-    # The glob's own descriptor is closed again when the names are tested.
-    script = 'for fd in /proc/$$/fd/*; do [ -e "$fd" ] && echo "${fd##*/}"; done'
     for name in ("first", "second"):  # the second launch must not see the first one's either
-        await jobs.run(name, SH, "-c", script)
+        await jobs.run(name, SH, "-c", OPEN_DESCRIPTORS)
         assert jobs.output(name).split() == ["0", "1", "2"]
+
+
+async def test_not_even_what_the_spawner_was_born_with_reaches_a_job(tmp_path: Path) -> None:
+    prefix = ("/bin/bash", "-c", 'exec 97</etc/passwd; exec "$@"', "bash")
+    async with harness(tmp_path, prefix=prefix) as jobs:
+        assert descriptors(jobs.client.pid)[97] == "/etc/passwd"
+        await jobs.run("born", SH, "-c", OPEN_DESCRIPTORS)
+        assert jobs.output("born").split() == ["0", "1", "2"]
+
+
+async def test_a_job_s_descriptor_limit_is_the_one_the_spawner_was_started_with(
+    tmp_path: Path,
+) -> None:
+    async with harness(tmp_path, prefix=("prlimit", "--nofile=100:200")) as jobs:
+        await jobs.run("limit", SH, "-c", "ulimit -S -n; ulimit -H -n")
+        assert jobs.output("limit").split() == ["100", "200"]
 
 
 async def test_signal_dispositions_umask_and_limits_are_fresh(jobs: Harness) -> None:
@@ -226,12 +243,15 @@ async def test_the_cpu_limit_is_each_process_s_own(jobs: Harness) -> None:
     assert record.cpu_user + record.cpu_system >= 0.5  # the kernel counts in ticks
 
 
+async def test_a_limit_can_be_far_away(jobs: Harness) -> None:
+    far = Limits(wall_seconds=400 * 86400.0)
+    assert (await jobs.run("far", "/bin/sleep", "0.1", limits=far)).reason == "exited"
+
+
 async def test_limits_are_the_ones_asked_for(jobs: Harness) -> None:
     limits = Limits(cpu_seconds=77, memory_bytes=512 << 20)
-    await jobs.run("limits", SH, "-c", "ulimit -t; ulimit -v; ulimit -n", limits=limits)
-    cpu, memory, files = jobs.output("limits").split()
-    assert (cpu, memory) == ("77", str(512 << 10))
-    assert files == str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    await jobs.run("limits", SH, "-c", "ulimit -t; ulimit -v", limits=limits)
+    assert jobs.output("limits").split() == ["77", str(512 << 10)]
 
 
 # Signals, kill, what is left over.
@@ -261,6 +281,13 @@ async def test_a_second_kill_shortens_the_grace(jobs: Harness) -> None:
     await jobs.client.kill("twice", 3600.0)
     await jobs.client.kill("twice", 0.0)
     assert (await jobs.end("twice")).processes[0].signal == signal.SIGKILL
+
+
+async def test_kill_is_answered_before_the_end(jobs: Harness) -> None:
+    for index in range(10):
+        await jobs.launch(f"quick-{index}", "/bin/sleep", "1000")
+        await jobs.client.kill(f"quick-{index}", 0.0)
+        assert (await jobs.end(f"quick-{index}")).reason == "killed"
 
 
 DAEMON = (
