@@ -7,6 +7,7 @@ readable answer (wire-protocol.md P20), from a request for delegation whose key 
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import structlog
 
 from gatekeeper.authorisation import AuthorisationRequest, Authoriser, Denied
 from gatekeeper.keypool import KeyPool
-from gatekeeper.limits import ConnectionLimits
+from gatekeeper.limits import ConnectionLimits, TokenBuckets
 from gatekeeper.metrics import Metrics
 from jobmanager.contacts import ContactHandler
 from jobmanager.intake import SubmitRequest, Submitted
@@ -42,6 +43,8 @@ from protocol.tables import ErrorCode
 log = structlog.get_logger("gatekeeper")
 
 TLS_HANDSHAKE_RECORD = 0x16
+REFUSALS_LOGGED_EVERY = 10.0
+"""Seconds between log lines about refused connections."""
 
 Request = Ping | VersionRequest | JobRequest
 Reply = PingReply | VersionReply | JobReply | HttpError
@@ -89,6 +92,7 @@ class Gatekeeper:
         metrics: Metrics,
         deadlines: Deadlines,
         shared_contacts: ContactHandler | None,
+        requests: TokenBuckets | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._authoriser = authoriser
@@ -100,6 +104,13 @@ class Gatekeeper:
         self._metrics = metrics
         self._deadlines = deadlines
         self._shared = shared_contacts
+        self._requests = requests or TokenBuckets(None)
+        self._refusals = 0
+        self._refusals_logged: float | None = None
+
+    def present(self, acceptor: Acceptor) -> None:
+        """Use another host credential for connections from now on."""
+        self._acceptor = acceptor
 
     async def handle(self, raw: RawStream) -> None:
         """Serve one connection; never raises for what a client did."""
@@ -115,7 +126,7 @@ class Gatekeeper:
     def _admitted(self, address: str) -> Iterator[bool]:
         if not self._limits.enter(address):
             self._metrics.connection("refused-limit")
-            log.warning("connection.refused", reason="too many connections")
+            self._refused()
             yield False
             return
         self._metrics.connection_opened()
@@ -124,6 +135,14 @@ class Gatekeeper:
         finally:
             self._limits.leave(address)
             self._metrics.connection_closed()
+
+    def _refused(self) -> None:
+        """Log refused connections: one line in a while, or clients could fill the disk."""
+        self._refusals += 1
+        now = time.monotonic()
+        if self._refusals_logged is None or now - self._refusals_logged >= REFUSALS_LOGGED_EVERY:
+            log.warning("connection.refused", reason="over a limit", count=self._refusals)
+            self._refusals, self._refusals_logged = 0, now
 
     async def _connection(self, raw: RawStream) -> None:
         try:
@@ -221,6 +240,8 @@ class Gatekeeper:
             refusal = stream.refusal
             self._metrics.handshake_failed("untrusted" if refusal is None else refusal.reason.name)
             raise RequestRefusedError(403, f"the client's certificate is refused: {refusal}")
+        if not self._requests.take(stream.peer.identity, time.monotonic()):
+            raise RequestRefusedError(403, f"too many requests of {stream.peer.identity}")
         asked = AuthorisationRequest(
             identity=stream.peer.identity,
             service=request.service,

@@ -3,8 +3,10 @@
 import ctypes
 import os
 import pwd
+import sys
 from pathlib import Path
 
+OWN_STATE = "service"
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_DUMPABLE = 4
 
@@ -27,12 +29,36 @@ def service_account(name: str) -> pwd.struct_passwd:
     return account
 
 
-def own_directory(path: Path, account: pwd.struct_passwd | None) -> None:
-    """Create a private directory (0700) that belongs to the service's account."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+def check_installation() -> None:
+    """Other accounts must be able to run this program: user agents are forks that become them.
+
+    Raises PrivilegeError for an installation below a directory that only root can enter.
+    """
+    for place in (sys.base_prefix, sys.prefix, __file__):
+        path = Path(place).resolve()
+        for folder in (path, *path.parents):
+            if folder.is_dir() and not folder.stat().st_mode & 0o001:
+                raise PrivilegeError(
+                    f"jobs run as their accounts, but only some users can enter {folder}, where "
+                    "this program is installed: install Python and Gram elsewhere"
+                )
+
+
+def prepare_state(directory: Path, account: pwd.struct_passwd | None) -> None:
+    """Create the state directory: the spawner's spool in it is not the service's to touch.
+
+    The directory itself belongs to whoever starts the service (root), so that a service that was
+    taken over cannot put something else in the place of the spool; its own part is `service`.
+    """
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if directory.stat().st_uid != os.geteuid():
+        raise PrivilegeError(f"the state directory {directory} belongs to somebody else")
+    directory.chmod(0o711 if account is not None else 0o700)
+    own = directory / OWN_STATE
+    own.mkdir(mode=0o700, exist_ok=True)
     if account is not None:
-        os.chown(path, account.pw_uid, account.pw_gid)
-    path.chmod(0o700)
+        os.chown(own, account.pw_uid, account.pw_gid)
+    own.chmod(0o700)
 
 
 def drop(account: pwd.struct_passwd) -> None:

@@ -16,27 +16,30 @@ from pathlib import Path
 import structlog
 
 from gatekeeper import systemd
-from gatekeeper.assembly import Assembly, assemble
-from gatekeeper.config import Config
+from gatekeeper.assembly import Assembly, assemble, load_host_credential
+from gatekeeper.config import Config, ConfigError
 from gatekeeper.logs import configure_logging
 from gatekeeper.privileges import (
     PrivilegeError,
+    check_installation,
     confine,
     drop,
-    own_directory,
+    prepare_state,
     service_account,
 )
+from jobmanager.lrm.base import LRMError
 from jobmanager.spawner_client import SpawnerClient, SpawnerError, SpawnerPolicy
 from jobmanager.store import StoreError
 from protocol.aio.server import Server, serve
 from protocol.errors import GramError
-from protocol.gsi.credential import Credential
 
 log = structlog.get_logger("gatekeeper")
 
 Announce = Callable[[str], None]
 EXIT_CONFIGURATION = 78
 """sysexits.h EX_CONFIG: the service cannot run with this configuration."""
+DRAIN = 5.0
+"""Seconds that requests under way have when the service stops."""
 
 
 def run(config: Config, *, announce: Announce | None = None, install_signals: bool = True) -> int:
@@ -47,7 +50,15 @@ def run(config: Config, *, announce: Announce | None = None, install_signals: bo
     configure_logging(config.log.level, config.log.format)
     try:
         return asyncio.run(_main(config, announce or _print_contact, install_signals))
-    except (PrivilegeError, SpawnerError, StoreError, GramError, OSError) as error:
+    except (
+        ConfigError,
+        PrivilegeError,
+        SpawnerError,
+        StoreError,
+        LRMError,
+        GramError,
+        OSError,
+    ) as error:
         log.error("service.cannot-start", reason=str(error))
         return EXIT_CONFIGURATION
 
@@ -60,12 +71,18 @@ async def _main(config: Config, announce: Announce, install_signals: bool) -> in
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
-        account = service_account(config.service.account) if os.geteuid() == 0 else None
+        account = None
+        if os.geteuid() == 0:
+            check_installation()
+            account = service_account(config.service.account)
         host = load_host_credential(config)
-        own_directory(config.state.directory, account)
+        prepare_state(config.state.directory, account)
         spawner = await SpawnerClient.start(_policy(config, account))
         stack.push_async_callback(spawner.aclose)
-        sockets = [_listen(address.host, address.port) for address in config.gatekeeper.listen]
+        sockets = []
+        for address in config.gatekeeper.listen:
+            sockets.append(_listen(address.host, address.port))
+            stack.callback(sockets[-1].close)
         if account is not None:
             drop(account)
         confine()
@@ -73,6 +90,7 @@ async def _main(config: Config, announce: Announce, install_signals: bool) -> in
 
         def spawner_lost() -> None:
             failed.append("the spawner has gone")
+            log.error("service.spawner-lost")
             stop.set()
 
         spawner.on_lost = spawner_lost
@@ -97,18 +115,12 @@ async def _main(config: Config, announce: Announce, install_signals: bool) -> in
         await stop.wait()
         systemd.notify("STOPPING=1")
         assembly.health.stopping()
+        if failed:
+            assembly.health.trouble("spawner", failed[0])
         for server in servers:
-            await server.aclose()
+            await server.aclose(grace=DRAIN)
         log.info("service.stopping", jobs=assembly.jobs.living, reason=failed or ["asked to"])
     return 1 if failed else 0
-
-
-def load_host_credential(config: Config) -> Credential:
-    """The credential the gatekeeper presents; raises GramError when it cannot be used."""
-    settings = config.gatekeeper
-    if settings.credential is not None:
-        return Credential.load(settings.credential)
-    return Credential.load_pair(settings.certificate, settings.private_key)
 
 
 def _policy(config: Config, account: pwd.struct_passwd | None) -> SpawnerPolicy:

@@ -31,6 +31,9 @@ MARK_DELAY = 0.05
 """Seconds in which delivered callbacks are collected to be marked in one transaction."""
 MAX_SENDING = 32
 MAX_PER_LISTENER = 8
+MAX_PER_OWNER = 24
+"""Callbacks on their way at once: in all, to one URL, of one identity."""
+MAX_LISTENERS = 10_000
 
 Observe = Callable[[str, float], None]
 """Told "delivered", "retried" or "dropped", and the seconds the attempt took."""
@@ -53,6 +56,7 @@ class CallbackSender:
         self._marking: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(MAX_SENDING)
         self._listeners: dict[str, asyncio.Semaphore] = {}
+        self._owners: dict[str, asyncio.Semaphore] = {}
 
     @property
     def waiting(self) -> int:
@@ -114,8 +118,10 @@ class CallbackSender:
         for delay in (*delays, None):
             started = time.perf_counter()
             try:
-                async with self._slots, self._listener(entry.url), asyncio.timeout(TIMEOUT):
-                    await self._post(entry)
+                # The shared limit comes last: who waits for a slow listener must not use it up.
+                async with self._of_owner(entry), self._of_listener(entry), self._slots:
+                    async with asyncio.timeout(TIMEOUT):
+                        await self._post(entry)
             except (GramError, OSError, TimeoutError, ValueError) as error:
                 reason = str(error) or type(error).__name__
             else:
@@ -127,10 +133,13 @@ class CallbackSender:
                 await asyncio.sleep(delay)
         self._given_up.add(key)
 
-    def _listener(self, url: str) -> asyncio.Semaphore:
-        if len(self._listeners) > 10_000:  # idle ones only: a held semaphore must stay
+    def _of_owner(self, entry: OutboxEntry) -> asyncio.Semaphore:
+        return self._owners.setdefault(entry.owner, asyncio.Semaphore(MAX_PER_OWNER))
+
+    def _of_listener(self, entry: OutboxEntry) -> asyncio.Semaphore:
+        if len(self._listeners) > MAX_LISTENERS:  # what is full must stay, others start anew
             self._listeners = {u: s for u, s in self._listeners.items() if s.locked()}
-        return self._listeners.setdefault(url, asyncio.Semaphore(MAX_PER_LISTENER))
+        return self._listeners.setdefault(entry.url, asyncio.Semaphore(MAX_PER_LISTENER))
 
     async def _post(self, entry: OutboxEntry) -> None:
         held = self._credentials.get(entry.owner)

@@ -11,6 +11,7 @@ Either way only the owner of a job is answered: anybody else learns nothing abou
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -22,14 +23,14 @@ from jobmanager.records import JobRecord
 from jobmanager.renewal import Renewal
 from jobmanager.service import JobService
 from jobmanager.states import Phase
-from jobmanager.store import Store
+from jobmanager.store import Store, StoreError
 from protocol.aio.exchange import read_message
 from protocol.aio.gsi import Acceptor
 from protocol.aio.raw import RawStream
 from protocol.aio.server import Server, serve
 from protocol.aio.stream import SecureStream
 from protocol.connection import Connection, Role
-from protocol.errors import GramError, ProtocolError, RemoteProtocolError
+from protocol.errors import GramError, RemoteProtocolError
 from protocol.messages import Query, QueryReply, RenewQuery
 from protocol.tables import ErrorCode, JobState
 
@@ -43,8 +44,21 @@ Observe = Callable[[str, str], None]
 """Told the kind of query ("status", …) and how it ended ("ok" or an error name)."""
 
 
-class NoPortError(Exception):
+class NoPortError(OSError):
     """Every port that job contacts may use is taken."""
+
+
+class Doorkeeper(Protocol):
+    """Who may have how many connections; the gatekeeper's own limits."""
+
+    def enter(self, address: str) -> bool:
+        """Count a connection in; False when the address may not have it."""
+
+    def leave(self, address: str) -> None:
+        """Count it out."""
+
+    def failed(self, address: str) -> None:
+        """Count a failed handshake."""
 
 
 class ContactAddresses:
@@ -75,7 +89,7 @@ class ContactAddresses:
     async def contact(self, identity: str, path: str) -> str:
         """The contact of a job of this identity; opens its listener when needed.
 
-        Raises NoPortError, or OSError when the stored port cannot be had again.
+        Raises OSError when it cannot be opened, NoPortError when no port is free.
         """
         if self._shared is not None:
             port, subject = self._shared
@@ -84,38 +98,57 @@ class ContactAddresses:
         return f"https://{self._host}:{server.port}{path}"
 
     async def restore(self, identities: set[str]) -> None:
-        """After a restart: listen again at the stored ports for these identities."""
+        """After a restart: listen again at the stored ports for these identities.
+
+        A port that somebody else has now is reported; the jobs go on, and it is tried again when
+        the identity submits one.
+        """
         self._known = await self._store.ports()
         if self._shared is None:
             for identity in identities:
                 if self._credentials.get(identity) is not None:
-                    await self._open(identity)
+                    try:
+                        await self._open(identity, anew=False)
+                    except OSError as error:
+                        port = self._known.get(identity)
+                        log.error(
+                            "contact.port-lost", identity=identity, port=port, reason=str(error)
+                        )
 
     async def aclose(self) -> None:
         """Close all listeners."""
         for server in self._servers.values():
             await server.aclose()
 
-    async def _open(self, identity: str) -> Server:
+    async def _open(self, identity: str, *, anew: bool = True) -> Server:
         async with self._lock:
             if identity in self._servers:
                 return self._servers[identity]
-            server = await self._bind_port(identity)
-            self._servers[identity] = server
+            server = await self._bind_port(identity, anew=anew)
             if self._known.get(identity) != server.port:
+                try:
+                    await self._store.set_port(identity, server.port)
+                except StoreError:
+                    await server.aclose()
+                    raise
                 self._known[identity] = server.port
-                await self._store.set_port(identity, server.port)
+            self._servers[identity] = server
             return server
 
-    async def _bind_port(self, identity: str) -> Server:
+    async def _bind_port(self, identity: str, *, anew: bool) -> Server:
         async def handle(raw: RawStream) -> None:
             held = self._credentials.get(identity)
             if held is not None and self.handler is not None:
-                await self.handler.handle(raw, held.acceptor)
+                await self.handler.admit(raw, held.acceptor)
 
         known = self._known.get(identity)
         if known is not None:
-            return await serve(handle, host=self._bind, port=known)
+            try:
+                return await serve(handle, host=self._bind, port=known)
+            except OSError as error:
+                if not anew:
+                    raise
+                log.error("contact.port-lost", identity=identity, port=known, reason=str(error))
         if self._ports is None:
             return await serve(handle, host=self._bind, port=0)
         taken = set(self._known.values())
@@ -137,6 +170,17 @@ class ContactHandler:
     queries: Queries
     renewal: Renewal
     observe: Observe
+    limits: Doorkeeper
+
+    async def admit(self, raw: RawStream, acceptor: Acceptor) -> None:
+        """Serve a connection that nobody has counted yet, within the limits."""
+        if not self.limits.enter(raw.peer_address):
+            self.observe("handshake", "refused-limit")
+            return
+        try:
+            await self.handle(raw, acceptor)
+        finally:
+            self.limits.leave(raw.peer_address)
 
     async def handle(self, raw: RawStream, acceptor: Acceptor) -> None:
         """Serve one request on a fresh connection; never raises for what a client did."""
@@ -144,12 +188,13 @@ class ContactHandler:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 stream = await acceptor.accept(raw, gatekeeper=False)
         except (GramError, OSError, TimeoutError) as error:
+            self.limits.failed(raw.peer_address)
             self.observe("handshake", "failed")
             log.info("contact.handshake-failed", peer=raw.peer_address, reason=str(error))
             return
         try:
             await self._serve(stream)
-        except (ProtocolError, OSError, TimeoutError) as error:
+        except (GramError, OSError, TimeoutError) as error:
             log.info("contact.broken", peer=stream.address, reason=str(error))
         finally:
             await stream.aclose()
@@ -191,6 +236,10 @@ class ContactHandler:
             self.observe(kind, error.code.name)
             log.info("contact.refused", query=kind, identity=identity, reason=error.message)
             return self._reply_error(error.code)
+        except (OSError, StoreError) as error:
+            self.observe(kind, ErrorCode.NO_RESOURCES.name)
+            log.error("contact.failed", query=kind, identity=identity, reason=str(error))
+            return self._reply_error(ErrorCode.NO_RESOURCES)
         self.observe(kind, "ok")
         return self._reply(record)
 

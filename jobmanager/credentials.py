@@ -5,6 +5,7 @@ several, the one that lasts longest). Each is one file, 0600 from creation, in a
 the service; the job's own copy lives with the job, in the account's files.
 """
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class CredentialStore:
         self._directory = directory
         self._trusted = trusted
         self._held: dict[str, IdentityCredential] = {}
+        self._writing = asyncio.Lock()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def load(self, identity: str) -> bool:
@@ -52,14 +54,20 @@ class CredentialStore:
         """The credential in use for an identity."""
         return self._held.get(identity)
 
-    def offer(self, identity: str, credential: Credential) -> bool:
+    async def offer(self, identity: str, credential: Credential) -> bool:
         """Use this credential from now on if it lasts longer than the present one."""
-        held = self._held.get(identity)
-        if held is not None and held.credential.expires >= credential.expires:
+        if not self._lasts_longer(identity, credential):
             return False
-        write_private(self._path(identity), credential.pem())
-        self._hold(identity, credential)
-        return True
+        async with self._writing:  # one after the other: the file is what is held at the end
+            if not self._lasts_longer(identity, credential):
+                return False
+            await asyncio.to_thread(write_private, self._path(identity), credential.pem())
+            self._hold(identity, credential)
+            return True
+
+    def _lasts_longer(self, identity: str, credential: Credential) -> bool:
+        held = self._held.get(identity)
+        return held is None or held.credential.expires < credential.expires
 
     def _hold(self, identity: str, credential: Credential) -> None:
         self._held[identity] = IdentityCredential(

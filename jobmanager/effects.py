@@ -4,6 +4,7 @@ Every effect can be repeated after a crash without harm: staging skips what is t
 is looked for before it is made again, delivery resumes, cleaning up finds less to clean.
 """
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,7 +13,13 @@ from jobmanager.agent.client import Agent, JobFiles
 from jobmanager.description import JobDescription, JobType
 from jobmanager.environment import environment
 from jobmanager.job_files import job_files
-from jobmanager.lrm.base import LRMError, Observation, Observed, Submission
+from jobmanager.lrm.base import (
+    LRMError,
+    LRMUnavailableError,
+    Observation,
+    Observed,
+    Submission,
+)
 from jobmanager.manager import Happening, JobManager
 from jobmanager.records import Failure
 from jobmanager.states import Event, Phase
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
     from jobmanager.service import JobService
 
 log = structlog.get_logger("jobmanager")
+
+RETRY = 1.0
+"""Seconds until an effect is tried again that could not be carried out for now."""
 
 
 class Effects:
@@ -43,15 +53,30 @@ class Effects:
         }
 
     async def perform(self, job: JobManager) -> Happening | None:
-        """Carry out the phase the job is in; errors become the ERROR event."""
+        """Carry out the phase the job is in; errors become the ERROR event.
+
+        What fails without saying anything of the job (the database, an LRM that cannot be reached)
+        is tried again until it works: it never fails a job.
+        """
+        while True:
+            try:
+                return await self._attempt(job)
+            except (StoreError, LRMUnavailableError) as error:
+                log.error("job.effect-delayed", job=job.record.id, reason=str(error))
+                job.recovered = True  # what was asked for may have been done: look first
+            await asyncio.sleep(RETRY)
+
+    async def _attempt(self, job: JobManager) -> Happening | None:
         try:
             return await self._by_phase[job.record.phase](job)
+        except LRMUnavailableError:
+            raise
         except (GramError, LRMError) as error:
             failure = getattr(error, "failure", None)
             code = int(error.code)
             failure = failure if isinstance(failure, Failure) else Failure(message=str(error))
             return Happening(Event.ERROR, code, failure, detail=failure.message)
-        except (OSError, StoreError) as error:
+        except OSError as error:
             text = f"{job.record.phase}: {error}"
             log.error("job.effect-failed", job=job.record.id, reason=text)
             return Happening(Event.ERROR, int(ErrorCode.NO_RESOURCES), Failure(message=text))
@@ -79,11 +104,20 @@ class Effects:
         return None
 
     async def _submit(self, job: JobManager) -> Happening | None:
+        seen = await self._find_or_submit(job)
+        if seen.state in (Observed.ENDED, Observed.LOST):  # known again once it counts as started
+            job.post(observed(seen))
+        else:
+            await self.stream_output(job)
+        event = Event.SUBMITTED if seen.state is Observed.PENDING else Event.STARTED
+        return Happening(event, lrm_id=seen.lrm_id)
+
+    async def _find_or_submit(self, job: JobManager) -> Observation:
         lrm = self._service.lrm_of(job.record)
         if job.recovered:
             [seen] = await lrm.find([job.record])
             if seen.state is not Observed.ABSENT:
-                return self._submitted(job, seen)
+                return seen
         description, paths = await self._service.details(job.record.id)
         variables = environment(
             self._service.site,
@@ -92,32 +126,33 @@ class Effects:
             contact=job.record.contact,
             account=job.record.account,
         )
-        seen = await lrm.submit(Submission(job.record, description, paths, variables))
-        await self.stream_output(job)
-        return self._submitted(job, seen)
+        return await lrm.submit(Submission(job.record, description, paths, variables))
 
     async def stream_output(self, job: JobManager) -> None:
-        """Send output to the client from now on, if it is to be sent anywhere."""
-        description, _ = await self._service.details(job.record.id)
-        if delivers_output(description):
-            agent, files = await self._files(job)
-            await agent.stream(files)
+        """Send output to the client from now on, if it is to be sent anywhere.
 
-    def _submitted(self, job: JobManager, seen: Observation) -> Happening:
-        if seen.state in (Observed.ENDED, Observed.LOST):  # known again once it counts as started
-            job.post(observed(seen))
-        event = Event.SUBMITTED if seen.state is Observed.PENDING else Event.STARTED
-        return Happening(event, lrm_id=seen.lrm_id)
+        The job runs already: a failure here only means that all of it is sent at the end.
+        """
+        try:
+            description, _ = await self._service.details(job.record.id)
+            if delivers_output(description):
+                agent, files = await self._files(job)
+                await agent.stream(files)
+        except (GramError, OSError, StoreError) as error:
+            log.warning("job.output-not-streamed", job=job.record.id, reason=str(error))
 
     async def _cancel(self, job: JobManager) -> Happening | None:
         try:
             await self._service.lrm_of(job.record).cancel(job.record)
+        except LRMUnavailableError:
+            raise
         except LRMError as error:
             log.error("job.cancel-failed", job=job.record.id, reason=str(error))
             return Happening(Event.CANCEL_REFUSED, detail=str(error))
         return Happening(Event.CANCELLED)
 
     async def _stage_out(self, job: JobManager) -> Happening | None:
+        self._service.release(job.record)  # it has left the LRM; delivery may take any time
         description, _ = await self._service.details(job.record.id)
         if description.file_stage_out and job.record.state is not JobState.STAGE_OUT:
             return Happening(Event.STAGING)
@@ -143,7 +178,10 @@ class Effects:
             await agent.clean_up(files)
         except (GramError, OSError) as error:
             log.warning("job.clean-up-failed", job=job.record.id, reason=str(error))
-        await self._service.lrm_of(job.record).forget(job.record)
+        try:
+            await self._service.lrm_of(job.record).forget(job.record)
+        except LRMError as error:
+            log.warning("job.not-forgotten", job=job.record.id, reason=str(error))
         return Happening(Event.CLEANED)
 
 

@@ -2,14 +2,16 @@
 
 import secrets
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from jobmanager.agent.places import scratch_directory as scratch_path
 from jobmanager.callbacks import extensions
 from jobmanager.credentials import CredentialStore
-from jobmanager.description import JobDescription, describe, to_json
+from jobmanager.description import JobDescription, describe, scratch_directory, to_json
 from jobmanager.environment import job_symbols, symbols
 from jobmanager.job_files import job_files
 from jobmanager.manager import Happening, JobManager
@@ -84,6 +86,7 @@ class Intake:
         self._credentials = credentials
         self._addresses = addresses
         self._minimum_lifetime = minimum_proxy_lifetime
+        self._arriving: Counter[tuple[str, str]] = Counter()
 
     async def submit(self, request: SubmitRequest) -> Submitted:
         """Take a job request: everything of job-manager.md §2.1 that happens before the reply."""
@@ -100,10 +103,20 @@ class Intake:
     async def _accept(self, request: SubmitRequest) -> Submitted:
         credential = self._check_credential(request)
         service = self._service.services[request.service]
+        place = (service.name, request.account)
         self._check_limits(request, service)
+        self._arriving[place] += 1
+        try:
+            return await self._create(request, credential)
+        finally:
+            self._arriving[place] -= 1
+            if not self._arriving[place]:
+                del self._arriving[place]
+
+    async def _create(self, request: SubmitRequest, credential: Credential) -> Submitted:
         agent = await self._service.agents.get(request.account)
         job, path = _draw_id()
-        self._credentials.offer(request.identity, credential)
+        await self._credentials.offer(request.identity, credential)
         contact = await self._addresses.contact(request.identity, path)
         description = self._describe(request, job, contact, agent.home)
         if description.user_name not in (None, request.account):
@@ -130,7 +143,11 @@ class Intake:
             await agent.clean_up(job_files(record, description, paths))
             return Submitted(self._rejection(ErrorCode.DRYRUN, ""))
         audit = Audit(to_json(description), paths, request.rsl, request.client_address)
-        await self._service.store.add_job(record, audit)
+        try:
+            await self._service.store.add_job(record, audit)
+        except StoreError:
+            await agent.clean_up(job_files(record, description, paths))
+            raise
         manager = self._service.add(record, description, paths)
         log.info("job.accepted", job=job, identity=record.owner, account=record.account)
         status = ErrorCode.WAITING_FOR_COMMIT if record.two_phase else 0
@@ -155,9 +172,12 @@ class Intake:
         limit = service.max_jobs_per_account
         if limit is None:
             return
-        mine = sum(
-            job.record.account == request.account and job.record.service == service.name
-            for job in self._service.jobs()
+        mine = (
+            sum(
+                job.record.account == request.account and job.record.service == service.name
+                for job in self._service.jobs()
+            )
+            + self._arriving[service.name, request.account]
         )
         if mine >= limit:
             text = f"the account {request.account} has {mine} jobs here already; try again later"
@@ -171,6 +191,11 @@ class Intake:
         )
         directory = f"{home}/.gram/jobs/{job.replace('/', '-')}"
         names = job_symbols(common, job=job, contact=contact, directory=directory)
+        if "scratch" in request.rsl.lower():  # parsed twice only where it may matter
+            parent = scratch_directory(request.rsl, names)
+            if parent is not None:
+                container = job.replace("/", "-")
+                names["SCRATCH_DIRECTORY"] = scratch_path(home, parent, container)
         return describe(request.rsl, names)
 
     def _rejection(self, code: ErrorCode, text: str) -> JobReply:

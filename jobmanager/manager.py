@@ -40,6 +40,9 @@ STORE_RETRY = 1.0
 """Seconds until a transition that the database refused (disk full, say) is tried again."""
 
 
+Reached = Callable[[JobRecord], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Happening:
     """An event with what came along with it."""
@@ -89,7 +92,7 @@ class JobManager:
         self._inbox: deque[Happening] | None = None
         self._pending: list[Change] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiters: list[tuple[Reached, asyncio.Future[JobRecord]]] | None = None
 
     # --- from outside -------------------------------------------------------------------------
 
@@ -103,25 +106,30 @@ class JobManager:
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(happening)
-        interrupt = happening.event in TRANSITIONS[self.record.phase]
+        phase = self.record.phase
+        # A submission is never interrupted: whether it was carried out would be unknown.
+        interrupt = phase is not Phase.SUBMIT and happening.event in TRANSITIONS[phase]
         if interrupt and self._effect is not None:
             self._effect.cancel()
         self.wake()
 
     def wake(self) -> None:
         """Look again whether there is something to do."""
-        if self._task is None:
+        if self._task is None and not self._service.closing:
             self._task = asyncio.create_task(self._run(), name=f"job {self.record.id}")
 
-    async def settle(self, reached: Callable[[JobRecord], bool]) -> JobRecord:
-        """Wait until the record satisfies `reached` (or the job is finished); returns it."""
-        while not reached(self.record) and self.record.phase is not Phase.FINISHED:
-            waiter = asyncio.get_running_loop().create_future()
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-            await waiter
-        return self.record
+    async def settle(self, reached: Reached) -> JobRecord:
+        """Wait until a record satisfies `reached` (or the job is finished); returns that record.
+
+        It is asked after every transition, so that no state is missed however short it is.
+        """
+        if self._satisfies(reached):
+            return self.record
+        waiter: asyncio.Future[JobRecord] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append((reached, waiter))
+        return await waiter
 
     async def amend(self, **changes: object) -> None:
         """Change fields of the record that are no transition (stop flag, commit extension)."""
@@ -198,6 +206,7 @@ class JobManager:
     async def _take(self, happening: Happening) -> None:
         before = self.record
         step = follow(before.phase, happening.event)
+        refused = happening.event is Event.CANCEL_REFUSED  # it goes on as if nobody had asked
         now = time.time()
         record = replace(
             before,
@@ -205,8 +214,8 @@ class JobManager:
             state=before.state if step.state is None else step.state,
             sequence=before.sequence + 1,
             updated=now,
-            failure_code=happening.failure_code or before.failure_code,
-            failure=happening.failure or before.failure,
+            failure_code=0 if refused else happening.failure_code or before.failure_code,
+            failure=None if refused else happening.failure or before.failure,
             exit_code=before.exit_code if happening.exit_code is None else happening.exit_code,
             lrm_id=happening.lrm_id or before.lrm_id,
             deadline=_deadline(before, step.phase, happening.event, now),
@@ -236,6 +245,8 @@ class JobManager:
     async def _flush(self) -> None:
         """Store the transitions that are not stored yet, then send the callbacks they cause."""
         while self._pending:
+            # The newest record, should it have been amended after the last transition.
+            self._pending[-1] = replace(self._pending[-1], record=self.record)
             try:
                 sent = await self._service.store.change(self._pending)
             except StoreError as error:
@@ -260,6 +271,7 @@ class JobManager:
         """A commit time-out fired (job-manager.md §2.4)."""
         record = self.record
         if record.deadline is None or record.deadline > time.time() + 0.05:
+            self._arm()  # the clock was put back
             return
         if record.extension:
             await self.amend(deadline=time.time() + record.extension, extension=0)
@@ -274,11 +286,16 @@ class JobManager:
             self.post(Happening(Event.PARKED if parked else Event.COMMIT_ENDED))
 
     def _notify(self) -> None:
-        if self._waiters:
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._waiters = None
+        left = []
+        for reached, waiter in self._waiters or ():
+            if not waiter.done() and self._satisfies(reached):
+                waiter.set_result(self.record)
+            elif not waiter.done():
+                left.append((reached, waiter))
+        self._waiters = left or None
+
+    def _satisfies(self, reached: Reached) -> bool:
+        return reached(self.record) or self.record.phase is Phase.FINISHED
 
 
 def _deadline(record: JobRecord, phase: Phase, event: Event, now: float) -> float | None:

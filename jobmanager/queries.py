@@ -27,6 +27,21 @@ from protocol.tables import ErrorCode, JobState, Signal
 MAX_CONTACTS = 32
 """Callback contacts a job may have; the reference has no limit, we bound what a client can add."""
 
+MAX_EXTENSION = 10**9
+"""Seconds; the sum of what a client asks for must stay a number that can be stored."""
+
+
+class _CancelAnswered:
+    """Whether a cancel request can be answered: the job is over, or the LRM refused."""
+
+    def __init__(self) -> None:
+        self._cancelling = False
+
+    def __call__(self, record: JobRecord) -> bool:
+        self._cancelling |= record.phase is Phase.CANCELLING
+        refused = self._cancelling and record.phase in IN_LRM
+        return refused or record.state in (JobState.FAILED, JobState.DONE)
+
 
 def _denied(what: str) -> GramError:
     return GramError(ErrorCode.JOB_QUERY_DENIAL, f"{what} is not possible in this phase of the job")
@@ -76,9 +91,11 @@ class Queries:
         why = Failure(message="the job was cancelled by its owner")
         job.post(Happening(Event.CANCEL, int(ErrorCode.USER_CANCELLED), why))
         immediate = before.phase in BEFORE_LRM and before.state is not JobState.PENDING
-        after = await job.settle(lambda record: record.state in (JobState.FAILED, JobState.DONE))
+        after = await job.settle(_CancelAnswered())
         if after.state is JobState.DONE:
             raise _denied("cancel")
+        if after.state is not JobState.FAILED:
+            raise GramError(ErrorCode.JOB_CANCEL_FAILED, "the LRM could not cancel the job")
         return before if immediate else after
 
     # --- signals ------------------------------------------------------------------------------
@@ -144,7 +161,9 @@ class Queries:
         self._check_two_phase(job)
         waiting = ENDED | {Phase.UNCOMMITTED}
         if job.record.phase in waiting:
-            await job.amend(extension=job.record.extension + int(argument))
+            extension = job.record.extension + int(argument)
+            bounded = max(-MAX_EXTENSION, min(extension, MAX_EXTENSION))
+            await job.amend(extension=bounded)
         return job.record
 
     async def _stdio_update(self, job: JobManager, argument: str) -> JobRecord:

@@ -21,13 +21,12 @@ from jobmanager.effects import Effects, observed
 from jobmanager.environment import Site, job_symbols, symbols
 from jobmanager.intake import Addresses, Intake
 from jobmanager.job_files import job_files
-from jobmanager.lrm.base import LRM, Observation
-from jobmanager.manager import JobManager
+from jobmanager.lrm.base import LRM, Observation, Observed
+from jobmanager.manager import Happening, JobManager
 from jobmanager.queue import SlotQueue
 from jobmanager.records import JobPaths, JobRecord
-from jobmanager.states import IN_LRM, Phase
+from jobmanager.states import IN_LRM, Event, Phase
 from jobmanager.store import OutboxEntry, Store, StoreError
-from protocol.errors import GramError
 from protocol.gsi.credential import Credential
 from protocol.messages import Extensions
 from protocol.tables import JobState
@@ -35,6 +34,8 @@ from protocol.tables import JobState
 log = structlog.get_logger("jobmanager")
 
 PURGE_INTERVAL = 3600.0
+BEFORE_SUBMIT = frozenset({Phase.STAGE_IN, Phase.QUEUED})
+"""Where the store shows a job until its submission has succeeded."""
 NO_EXTENSIONS = Extensions()
 
 
@@ -90,6 +91,7 @@ class JobService:
         )
         self._credentials = credentials
         self.services = services
+        self.closing = False
         self._observer = observer
         self._retention = retention
         self._jobs: dict[str, JobManager] = {}
@@ -181,7 +183,8 @@ class JobService:
         await agent.redirect(job_files(record, changed, paths))
         await self.store.set_description(record.id, to_json(changed))
         await job.amend(redirected=True)
-        self._details[record.id] = (changed, paths)
+        if record.id in self._jobs:  # it may have finished meanwhile
+            self._details[record.id] = (changed, paths)
 
     async def output_sizes(self, job: JobManager) -> tuple[int, int, bool]:
         """Bytes of stdout and stderr, and whether they are still being delivered."""
@@ -194,7 +197,7 @@ class JobService:
         description, paths = await self.details(job.record.id)
         agent = await self.agents.get(job.record.account)
         await agent.write_proxy(job_files(job.record, description, paths), credential.pem())
-        self._credentials.offer(job.record.owner, credential)
+        await self._credentials.offer(job.record.owner, credential)
 
     # --- start and end ------------------------------------------------------------------------
 
@@ -215,28 +218,38 @@ class JobService:
         return {owner for owner in owners if self._credentials.load(owner)}
 
     async def resume(self) -> None:
-        """Go on with every job: ask the LRM what became of the ones that were running."""
+        """Go on with every job: ask the LRM what became of the ones that it may have.
+
+        That includes those that were about to be submitted: the submission itself is not stored
+        before it is made, so what the store shows as staging or queued may be running.
+        """
         self.callbacks.send(self._undelivered)
         self._undelivered = []
         for service in self.services.values():
             mine = [job for job in self._jobs.values() if job.record.service == service.name]
-            running = [job for job in mine if job.record.phase in IN_LRM]
-            seen = await service.lrm.find([job.record for job in running])
-            for job, observation in zip(running, seen, strict=True):
-                self._observed(job.record.container, observation)
-                await self._resume_output(job)
+            asked = [job for job in mine if job.record.phase in IN_LRM | BEFORE_SUBMIT]
+            seen = await service.lrm.find([job.record for job in asked])
+            for job, observation in zip(asked, seen, strict=True):
+                self._found(job, observation)
+            running = [job for job in asked if job.record.phase in IN_LRM]
+            await asyncio.gather(*(self.effects.stream_output(job) for job in running))
             for job in mine:
                 job.start()
         self._spawn(self._purge())
 
-    async def _resume_output(self, job: JobManager) -> None:
-        try:
-            await self.effects.stream_output(job)
-        except (GramError, OSError) as error:
-            log.warning("job.output-not-resumed", job=job.record.id, reason=str(error))
+    def _found(self, job: JobManager, seen: Observation) -> None:
+        if job.record.phase in IN_LRM:
+            self._observed(job.record.container, seen)
+        elif seen.state is not Observed.ABSENT:
+            log.info("job.submission-found", job=job.record.id)
+            self.slots(job.record).hold(job.record.id)
+            if job.record.phase is Phase.STAGE_IN:
+                job.post(Happening(Event.STAGED))
+            job.post(Happening(Event.SLOT))
 
     async def aclose(self) -> None:
         """Stop driving jobs; they go on by themselves and are found again at the next start."""
+        self.closing = True
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

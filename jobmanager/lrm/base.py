@@ -59,6 +59,13 @@ class LRMError(Exception):
         self.failure = Failure(message=message)
 
 
+class LRMUnavailableError(LRMError):
+    """The LRM cannot be asked for now; whether the operation was carried out is unknown."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.NO_RESOURCES, message)
+
+
 class LRM(Protocol):
     """An adapter. All operations raise LRMError; none blocks the event loop."""
 

@@ -13,7 +13,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from jobmanager.agent.client import AgentPool
 from jobmanager.description import JobDescription, JobType
 from jobmanager.job_files import job_files
-from jobmanager.lrm.base import LRMError, Observation, Observed, Submission
+from jobmanager.lrm.base import (
+    LRMError,
+    LRMUnavailableError,
+    Observation,
+    Observed,
+    Submission,
+)
 from jobmanager.records import JobRecord
 from jobmanager.spawner_client import (
     ContainerInfo,
@@ -23,6 +29,7 @@ from jobmanager.spawner_client import (
     Limits,
     SpawnerClient,
     SpawnerError,
+    SpawnerLost,
 )
 from protocol.tables import ErrorCode
 
@@ -66,6 +73,8 @@ class ForkLRM:
                 ),
                 opened.descriptors,
             )
+        except SpawnerLost as error:
+            raise LRMUnavailableError(str(error)) from error
         except LaunchError as error:
             raise LRMError(_launch_code(error), f"{error.stage}: {error.text}") from error
         except SpawnerError as error:
@@ -78,8 +87,11 @@ class ForkLRM:
 
     async def find(self, records: Sequence[JobRecord]) -> list[Observation]:
         """Living, ended with a record, never started, or lost. The spawner's answer is evidence."""
-        living = {info.container: info for info in await self._spawner.list()}
-        ended = {record.container: record for record in await self._spawner.records()}
+        try:
+            living = {info.container: info for info in await self._spawner.list()}
+            ended = {record.container: record for record in await self._spawner.records()}
+        except SpawnerError as error:
+            raise LRMUnavailableError(f"the spawner does not tell its jobs: {error}") from error
         return [_found(record, living, ended) for record in records]
 
     async def cancel(self, record: JobRecord) -> None:
@@ -89,6 +101,8 @@ class ForkLRM:
             await self._spawner.kill(record.container, CANCEL_GRACE)
             async with asyncio.timeout(CANCEL_GRACE + KILL_TIMEOUT):
                 await ended.wait()
+        except SpawnerLost as error:
+            raise LRMUnavailableError(str(error)) from error
         except SpawnerError as error:
             if error.errno != errno.ESRCH:  # gone already is what we want
                 raise LRMError(ErrorCode.JOB_CANCEL_FAILED, str(error)) from error

@@ -25,7 +25,7 @@ from jobmanager.store.tables import (
     metadata,
     outbox,
 )
-from jobmanager.store.writer import Observe, StoreError, Writer, open_engine
+from jobmanager.store.writer import Observe, StoreError, Trouble, Writer, open_engine
 from protocol.tables import JobState
 
 _PLAIN = [
@@ -114,11 +114,13 @@ class Store:
         self._writer = writer
 
     @classmethod
-    async def open(cls, url: str, *, observe: Observe | None = None) -> "Store":
+    async def open(
+        cls, url: str, *, observe: Observe | None = None, trouble: Trouble | None = None
+    ) -> "Store":
         """Open (and create) the database. `url` is an SQLAlchemy URL; raises StoreError."""
         if url.startswith("sqlite:///"):
             _private_file(Path(url.removeprefix("sqlite:///")))
-        writer = Writer(open_engine(url), observe)
+        writer = Writer(open_engine(url), observe, trouble=trouble)
         store = cls(writer)
         try:
             await writer.execute(_prepare)

@@ -1,6 +1,7 @@
 """The database schema (SQLAlchemy Core), the same for SQLite and PostgreSQL."""
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -11,11 +12,29 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
 )
+from sqlalchemy.engine import Dialect
 
 SCHEMA_VERSION = 1
 
 metadata = MetaData()
+
+
+class ClientText(TypeDecorator[str]):
+    """Text that clients chose: what a database cannot hold (bytes that are no UTF-8, NUL) is
+    written as an escape, so that no request can make a change fail."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """The value as it is stored."""
+        if value is None or (value.isascii() and "\0" not in value):
+            return value
+        data = value.replace("\0", "\\x00").encode("utf-8", "surrogateescape")
+        return data.decode("utf-8", "backslashreplace")
+
 
 meta = Table(
     "meta",
@@ -44,7 +63,7 @@ jobs = Table(
     Column("created", Float, nullable=False),
     Column("updated", Float, nullable=False),
     Column("sequence", Integer, nullable=False),
-    Column("two_phase", Integer, nullable=False),
+    Column("two_phase", BigInteger, nullable=False),
     Column("deadline", Float),
     Column("extension", Integer, nullable=False),
     Column("parked", Boolean, nullable=False),
@@ -56,8 +75,8 @@ jobs = Table(
     Column("lrm_id", Text),
     Column("description", Text, nullable=False),
     Column("paths", Text, nullable=False),
-    Column("rsl", Text, nullable=False),
-    Column("client_address", Text, nullable=False),
+    Column("rsl", ClientText, nullable=False),
+    Column("client_address", ClientText, nullable=False),
     Column("usage", Text),
 )
 Index("jobs_phase", jobs.c.phase)
@@ -67,8 +86,8 @@ contacts = Table(
     "contacts",
     metadata,
     Column("job", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("url", Text, primary_key=True),
-    Column("mask", Integer, nullable=False),
+    Column("url", ClientText, primary_key=True),
+    Column("mask", BigInteger, nullable=False),
 )
 
 events = Table(
@@ -80,7 +99,7 @@ events = Table(
     Column("event", String(24), nullable=False),
     Column("phase", String(16), nullable=False),
     Column("state", Integer, nullable=False),
-    Column("detail", Text),
+    Column("detail", ClientText),
 )
 
 outbox = Table(
@@ -88,7 +107,7 @@ outbox = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("job", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
-    Column("url", Text, nullable=False),
+    Column("url", ClientText, nullable=False),
     Column("owner", Text, nullable=False),
     Column("contact", Text, nullable=False),
     Column("state", Integer, nullable=False),

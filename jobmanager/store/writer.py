@@ -21,6 +21,8 @@ MAX_BATCH = 256
 
 Work = Callable[[Connection], Any]
 Observe = Callable[[int, float], None]
+Trouble = Callable[[str | None], None]
+"""Told what is wrong when the database begins to refuse, and None when it works again."""
 
 
 class StoreError(Exception):
@@ -28,13 +30,21 @@ class StoreError(Exception):
 
 
 def open_engine(url: str) -> Engine:
-    """An engine with one connection; SQLite is put into WAL mode with full synchronisation."""
+    """An engine with one connection; SQLite is put into WAL mode with full synchronisation.
+
+    Error messages do not show values: those are names, command lines and environments of users.
+    Raises StoreError when the URL is wrong or the database's driver is not installed.
+    """
     sqlite = url.startswith("sqlite")
-    engine = (
-        create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    kind: dict[str, Any] = (
+        {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
         if sqlite
-        else create_engine(url, pool_size=1, max_overflow=0, pool_pre_ping=True)
+        else {"pool_size": 1, "max_overflow": 0, "pool_pre_ping": True}
     )
+    try:
+        engine = create_engine(url, hide_parameters=True, **kind)
+    except (ImportError, SQLAlchemyError) as error:
+        raise StoreError(f"the job database cannot be used: {error}") from error
     if sqlite:
 
         @event.listens_for(engine, "connect")
@@ -64,8 +74,12 @@ class _Outcome:
 class Writer:
     """Runs work in the order it was given, grouped into transactions; for one event loop."""
 
-    def __init__(self, engine: Engine, observe: Observe | None = None) -> None:
+    def __init__(
+        self, engine: Engine, observe: Observe | None = None, *, trouble: Trouble | None = None
+    ) -> None:
         self._engine = engine
+        self._trouble = trouble
+        self._troubled = False
         self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
@@ -79,7 +93,18 @@ class Writer:
         """
         order = _Order(work, self._loop.create_future())
         self._queue.put(order)
-        return await order.done
+        try:
+            result = await order.done
+        except StoreError:
+            self._report(True)
+            raise
+        self._report(False)
+        return result
+
+    def _report(self, troubled: bool) -> None:
+        if self._trouble is not None and troubled is not self._troubled:
+            self._troubled = troubled
+            self._trouble("it refuses changes; see the log" if troubled else None)
 
     def close(self) -> None:
         """Finish what was handed in, then end the thread and close the database."""

@@ -20,6 +20,7 @@ from protocol.gsi.directory import CADirectory
 from protocol.gsi.proxies import ProxyPolicy
 from protocol.gsi.proxy_init import create_proxy
 from protocol.gsi.tls import TLSContext, TLSSession
+from protocol.gsi.tokens import TokenReader
 from tests.support.keys import rsa_key
 
 
@@ -183,3 +184,54 @@ async def serving(handler: Callable[[RawStream], Awaitable[None]]) -> AsyncItera
         yield server
     finally:
         await server.aclose()
+
+
+async def exchange(pair: Pair) -> None:
+    await pair.client.send(b"request")
+    assert await pair.server.receive() == b"request"
+    await pair.server.send(b"reply")
+    assert await pair.client.receive() == b"reply"
+
+
+class ScriptGatekeeper:
+    """A gatekeeper on Python's ssl module, with tickets and sync byte as asked for."""
+
+    def __init__(self, context: ssl.SSLContext, *, sync: bytes, apart: bool) -> None:
+        self._context = context
+        self._sync = sync
+        self._apart = apart
+
+    async def serve(self, raw: MemoryStream) -> bytes:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self._context.wrap_bio(incoming, outgoing, server_side=True)
+        reader = TokenReader()
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush(raw, outgoing)
+                incoming.write(reader.feed(await raw.receive()))
+            except ssl.SSLError:
+                await self._flush(raw, outgoing)
+                raise
+        if self._apart:
+            await self._flush(raw, outgoing)
+            await asyncio.sleep(0.02)
+        if self._sync:
+            tls.write(self._sync)
+        await self._flush(raw, outgoing)
+        received = b""
+        while len(received) < 8:
+            try:
+                received += tls.read()
+            except ssl.SSLWantReadError:
+                incoming.write(reader.feed(await raw.receive()))
+        tls.write(b"reply")
+        await self._flush(raw, outgoing)
+        return received
+
+    async def _flush(self, raw: MemoryStream, outgoing: ssl.MemoryBIO) -> None:
+        for kind, body in split_records(outgoing.read()):
+            await raw.send(bytes([kind, 3, 3]) + len(body).to_bytes(2, "big") + body)
+            await asyncio.sleep(0.005 if self._apart else 0)

@@ -24,11 +24,6 @@ def option(stream: RawStream, number: int) -> int:
     return stream._socket.getsockopt(socket.IPPROTO_TCP, number)
 
 
-@pytest.fixture
-def accepted() -> asyncio.Queue[RawStream]:
-    return asyncio.Queue()
-
-
 class Keeper:
     """A server that hands its streams to the test and keeps them open."""
 

@@ -443,6 +443,7 @@ def test_odd_certificates(ca: LabCA, alice: Credential, directory: CADirectory) 
         (extension("2.5.29.15", b"\x03\x02", critical=True),),
         (extension("2.5.29.19", b"\x30\x03\x02\x01\xff", critical=True),),
         (extension("2.5.29.19", b"\x04\x00", critical=True),),
+        (extension("2.5.29.19", bytes.fromhex("30080101ff0201000500"), critical=True),),
     ):
         odd = forge.certificate(
             subject=owner(alice),

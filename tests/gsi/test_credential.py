@@ -331,6 +331,11 @@ def test_encrypted_pkcs12(home: Path, alice: Credential) -> None:
     with pytest.raises(PassphraseError):
         find(home)
     assert Credential.load_pkcs12(path, passphrase=b"secret").identity == alice.identity
+    key_only = pkcs12.serialize_key_and_certificates(
+        None, rsa_key("alice"), None, None, NoEncryption()
+    )
+    write_private(home / "key.p12", key_only)
+    refused(lambda: Credential.load_pkcs12(home / "key.p12"), "holds no certificate")
     refused(lambda: Credential.load_pkcs12(path, passphrase=b"wrong"), "usercred.p12")
 
 

@@ -80,6 +80,7 @@ def test_only_the_first_common_name(ca: LabCA, directory: CADirectory) -> None:
     ("pattern", "host", "verdict"),
     [
         ("ce.x.org", "Ce.x.org", True),
+        ("ce.x.org", "cx.x.org", False),
         ("*.x.org", "ce.x.org", True),
         ("c*.x.org", "ce.x.org", True),
         ("ce*.x.org", "ce.x.org", True),
@@ -151,6 +152,15 @@ def test_subject_is_exact(ca: LabCA, directory: CADirectory) -> None:
         ("", False),
     ):
         assert matches(made, directory, "wrong.host", subject) is verdict
+
+
+def test_subjects_that_do_not_stand_for_a_host(ca: LabCA, directory: CADirectory) -> None:
+    mail = certificate(ca, ["ada@ce.x.org"])
+    assert matches(mail, directory, "x", "/O=Gram Lab/CN=ada@ce.x.org")
+    unit = Credential(
+        ca.sign(make_name("/O=Gram Lab/OU=x"), rsa_key("host").public_key()), rsa_key("host")
+    )
+    assert matches(unit, directory, "x", "/O=Gram Lab/OU=x")
 
 
 def test_an_unescaped_value_is_no_other_name(ca: LabCA, directory: CADirectory) -> None:

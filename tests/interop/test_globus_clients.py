@@ -298,3 +298,30 @@ def test_the_wall_clock_limit_ends_a_job(alice: User, server: Server) -> None:
     contact = submit(alice, server, rsl)
     assert status(alice, contact) == "ACTIVE"
     assert alice.run("globusrun", "-k", contact).returncode == 0
+
+
+def test_a_scratch_directory_is_there_and_goes_away(alice: User, server: Server) -> None:
+    rsl = (
+        "&(scratch_dir=.)(executable=/bin/sh)(directory=$(SCRATCH_DIRECTORY))"
+        '(arguments=-c "pwd; echo $SCRATCH_DIRECTORY; stat -c %a .")'
+    )
+    result = alice.run("globusrun", "-s", "-r", server.contact, rsl)
+    path, variable, mode = result.stdout.decode().split()
+    assert path == os.path.normpath(variable)
+    assert path.startswith(f"{alice.home}/gram_scratch_")
+    assert mode == "700"
+    assert until(lambda: not Path(path).exists())
+
+
+def test_files_are_staged_in_and_out(alice: User, server: Server) -> None:
+    source = alice.directory / "staged-in.txt"
+    source.write_text("from the client\n")
+    rsl = (
+        "&(executable=/bin/sh)(directory=/tmp/.)(scratch_dir=.)"
+        f"(file_stage_in=($(GLOBUSRUN_GASS_URL){source} $(SCRATCH_DIRECTORY)/in))"
+        f"(file_stage_out=($(SCRATCH_DIRECTORY)/out $(GLOBUSRUN_GASS_URL){source}.out))"
+        '(arguments=-c "tr a-z A-Z < $SCRATCH_DIRECTORY/in > $SCRATCH_DIRECTORY/out")'
+    )
+    result = alice.run("globusrun", "-w", "-r", server.contact, rsl)
+    assert result.returncode == 0, result.stderr
+    assert Path(f"{source}.out").read_text() == "FROM THE CLIENT\n"

@@ -14,13 +14,14 @@ from typing import Self
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.gsi.credential import Credential, key_pem, write_private
+from protocol.gsi.delegation import sign_request
 
 TIMEOUT = 20.0
 OK = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-globus-gram\r\n"
     b"Content-Length: %d\r\n\r\n%b"
 )
-TOO_LARGE = OK % (33, b"protocol-version: 2\r\nstatus: 10\r\n\0"[:33])
+TOO_LARGE = OK % (33, b"protocol-version: 2\r\nstatus: 10\r\n")
 
 
 def error_reply(status: int) -> bytes:
@@ -78,7 +79,7 @@ class RawClient:
     """One TCP connection; `source` is the local address it comes from."""
 
     def __init__(
-        self, port: int, *, source: str = "127.0.0.1", timeout: float = TIMEOUT, linger: bool = True
+        self, port: int, *, source: str = "127.0.0.1", timeout: float = TIMEOUT
     ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout, (source, 0))
         self.wire = b""
@@ -87,7 +88,6 @@ class RawClient:
         self._outgoing = ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
         self._partial = b""
-        self._linger = linger
 
     def __enter__(self) -> Self:
         return self
@@ -188,6 +188,12 @@ class RawClient:
         while piece := self.receive():
             pieces.append(piece)
         return b"".join(pieces)
+
+    def delegate(self, credential: Credential, *, flag: bytes = b"D") -> Self:
+        """Ask for the delegation and do our part of it (wire-protocol.md 1.7)."""
+        self.send(flag)
+        self.send(sign_request(self.receive(), credential).public_bytes(Encoding.DER))
+        return self
 
     def peer_certificate(self) -> bytes:
         """The DER certificate the server showed."""

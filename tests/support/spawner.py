@@ -75,7 +75,7 @@ def descriptors(pid: int) -> dict[int, str]:
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that nobody tells us about."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - other processes' doings have no event
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -210,6 +210,7 @@ class RawSpawner:
         if rules is not None:
             self.send(encode(rules))
             assert self.answer()["kind"] == "Ready"
+            assert self.answers_before_pong() == []  # it has looked through its spool
 
     def send(self, payload: bytes, descriptors: Sequence[int] = ()) -> None:
         """One frame, whatever is in it."""
