@@ -113,7 +113,10 @@ def test_proxies(
     options: dict[str, object] = {
         "limited": {"policy": ProxyPolicy.LIMITED, "lifetime": timedelta(hours=1)},
         "independent": {"policy": ProxyPolicy.INDEPENDENT, "lifetime": timedelta(hours=1)},
-        "expired": {"lifetime": timedelta(hours=1), "now": datetime.now(UTC) - timedelta(hours=2)},
+        "expired": {
+            "lifetime": timedelta(minutes=3),
+            "now": datetime.now(UTC) - timedelta(minutes=4),
+        },
         "short": {"lifetime": timedelta(minutes=5)},
     }
     proxy = site.alice.write_proxy(f"{kind}-proxy", **options[kind])  # type: ignore[arg-type]  # by kind

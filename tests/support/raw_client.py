@@ -17,10 +17,7 @@ from protocol.gsi.credential import Credential, key_pem, write_private
 from protocol.gsi.delegation import sign_request
 
 TIMEOUT = 20.0
-OK = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/x-globus-gram\r\n"
-    b"Content-Length: %d\r\n\r\n%b"
-)
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-globus-gram\r\nContent-Length: %d\r\n\r\n%b"
 TOO_LARGE = OK % (33, b"protocol-version: 2\r\nstatus: 10\r\n")
 
 
@@ -78,9 +75,7 @@ def records_of(data: bytes) -> list[tuple[int, bytes]]:
 class RawClient:
     """One TCP connection; `source` is the local address it comes from."""
 
-    def __init__(
-        self, port: int, *, source: str = "127.0.0.1", timeout: float = TIMEOUT
-    ) -> None:
+    def __init__(self, port: int, *, source: str = "127.0.0.1", timeout: float = TIMEOUT) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout, (source, 0))
         self.wire = b""
         """Everything received since the handshake, encrypted."""
@@ -138,15 +133,13 @@ class RawClient:
     def handshake(self, settings: ssl.SSLContext, *, prefixes: bool = True) -> Self:
         """Do the handshake, with or without token lengths.  Raises ssl.SSLError."""
         self._tls = settings.wrap_bio(self._incoming, self._outgoing)
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self.flush(prefixes=prefixes)
+        try:
+            while not self._step(self._tls, prefixes):
                 self._feed()
-                continue
-            self.flush(prefixes=prefixes)
-            return self
+        except BaseException:  # nobody else has this client yet
+            self.sock.close()
+            raise
+        return self
 
     def open(self, settings: ssl.SSLContext) -> Self:
         """Do the handshake with a gatekeeper and take the sync byte of TLS 1.3.
@@ -200,6 +193,15 @@ class RawClient:
         found = self._session.getpeercert(binary_form=True)
         assert found is not None
         return found
+
+    def _step(self, tls: ssl.SSLObject, prefixes: bool) -> bool:
+        try:
+            tls.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            done = False
+        self.flush(prefixes=prefixes)
+        return done
 
     @property
     def _session(self) -> ssl.SSLObject:
