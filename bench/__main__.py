@@ -70,11 +70,19 @@ class Target:
                 command,
                 env=environment,
                 cwd=user.directory,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 **demoted(user.account),  # type: ignore[call-overload]
             )
             for _ in range(clients)
         ]
+        for process in processes:
+            if process.stdout is None or process.stdout.readline() != b"ready\n":
+                raise RuntimeError(f"{kind}: a client did not start")
+        for process in processes:
+            if process.stdin is not None:
+                process.stdin.write(b"go\n")
+                process.stdin.flush()
         reports = []
         for process in processes:
             output, _ = process.communicate(timeout=900)

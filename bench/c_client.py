@@ -45,15 +45,17 @@ class GramClient:
         """Submit without callbacks; returns the job contact."""
         return self._request(contact, rsl, None)
 
+    def listen(self) -> None:
+        """Open the callback listener."""
+        self._listener = ctypes.c_char_p()
+        self._check(
+            self._client.globus_gram_client_callback_allow(
+                self._callback, None, ctypes.byref(self._listener)
+            )
+        )
+
     def run(self, contact: bytes, rsl: bytes) -> int:
         """Submit with callbacks and wait for the final one; returns the final state."""
-        if self._listener is None:
-            self._listener = ctypes.c_char_p()
-            self._check(
-                self._client.globus_gram_client_callback_allow(
-                    self._callback, None, ctypes.byref(self._listener)
-                )
-            )
         job = self._request(contact, rsl, self._listener)
         path = job.split(b"/", 3)[3]
         while path not in self._ended:
@@ -101,6 +103,10 @@ def main(kind: str, contact: str, count: str) -> None:
     target = contact.encode()
     seconds: list[float] = []
     contacts: list[str] = []
+    if kind == "job":
+        client.listen()
+    print("ready", flush=True)
+    sys.stdin.readline()  # all clients begin together: starting a process is not measured
     started = time.time()
     for _ in range(int(count)):
         before = time.perf_counter()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from jobmanager.agent.directories import Directory
-from jobmanager.agent.errors import BrokenError, RefusedError
+from jobmanager.agent.errors import BrokenError
 from jobmanager.agent.gass import GassClient, GassURL
 from jobmanager.agent.sinks import Sink, Stream, open_sink
 from jobmanager.agent.transfers import CHUNK
@@ -46,7 +46,8 @@ class Progress:
 class Delivery:
     """Follows a stream's file and sends it; starts at once, never disturbs the job.
 
-    `open_job` opens the job directory.
+    It ends early when the server refuses; a lost connection is made again.  `open_job` opens the
+    job directory.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Delivery:
         self._give_up = 0.0  # loop time after which nothing is tried again
         self._poll = _POLL_FIRST
         self.task = self._loop.create_task(self._run())
+        self.task.add_done_callback(_seen)
 
     def finish(self, retry_for: float) -> None:
         """The file is complete: send the rest; after a failure try for so many seconds."""
@@ -115,10 +117,6 @@ class Delivery:
                 try:
                     await self._attempt(job, progress)
                     return
-                except RefusedError:
-                    if last_chance:
-                        raise
-                    await self._over.wait()
                 except BrokenError:
                     if last_chance and self._loop.time() > self._give_up:
                         raise
@@ -180,3 +178,9 @@ class Delivery:
         except TimeoutError:
             return False
         return True
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Nobody may ask how a delivery went that has been replaced by another one."""
+    if not task.cancelled():
+        task.exception()

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,17 @@ def alice(site: Site) -> User:
 
 def gram(user: User, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return user.run(*GRAM, *words, stdin=stdin)
+
+
+@contextmanager
+def killing(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leave no process behind, whatever happens."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -84,11 +97,12 @@ def test_interrupted_run_cancels_the_job(server: Server, alice: User) -> None:
     marker = alice.directory / "started"
     script = f"touch {marker}; sleep 60"
     process = alice.start(*GRAM, "run", server.contact, "--", "/bin/sh", "-c", script)
-    deadline = time.monotonic() + 30
-    while not marker.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    with killing(process):
+        deadline = time.monotonic() + 30
+        while not marker.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
     assert process.returncode == ErrorCode.USER_CANCELLED, errors
     assert b"cancelling" in errors
 
@@ -238,6 +252,17 @@ def test_demo() -> None:
 
 def test_demo_stays_until_interrupted(alice: User) -> None:
     process = alice.start(*GRAM, "demo")
+    with killing(process):
+        exports, answer, errors = _use_the_demo(process, alice)
+    assert answer.returncode == 0, answer.stderr
+    assert process.returncode == 0, errors
+    assert not Path(exports["X509_CERT_DIR"]).exists()
+
+
+def _use_the_demo(
+    process: subprocess.Popen[bytes], user: User
+) -> tuple[dict[str, str], subprocess.CompletedProcess[bytes], bytes]:
+    """Do what the demo says, end it, and return its exports, a ping's result, and its errors."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -255,10 +280,8 @@ def test_demo_stays_until_interrupted(alice: User) -> None:
         env={"PATH": os.environ["PATH"], "HOME": "/", **exports},
         capture_output=True,
         check=False,
-        **({"user": alice.account.pw_uid} if alice.account else {}),
+        **({"user": user.account.pw_uid} if user.account else {}),
     )
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
-    assert answer.returncode == 0, answer.stderr
-    assert process.returncode == 0, errors
-    assert not Path(exports["X509_CERT_DIR"]).exists()
+    return exports, answer, errors

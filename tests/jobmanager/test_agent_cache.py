@@ -76,6 +76,8 @@ def test_entries_live_as_long_as_their_last_tag(cache: GassCache, root: Path) ->
     assert kept is not None
     assert Path(kept).read_bytes() == b"data"
     assert not (root / f"global/md5/{mangled('https://other')}").exists()
+    assert cache.tag(URL, "another")
+    cache.remove_tag("another")
     cache.remove_tag("anExtraTag")
     assert files_of(root) == {"config"}
     assert {path.name for path in root.iterdir()} == {"config", "global", "local", "tmp"}

@@ -1,9 +1,9 @@
 """Misuse of a running service (gatekeeper.md 22): after each case it is well and nothing is left.
 
 The rows are those of that section. What the transport alone decides has further cases in
-tests/aio/test_abuse.py, what the parser alone decides in tests/protocol/test_gatekeeper_requests.py.
-The fixture `gate` checks the service after every test: a ping succeeds, no descriptor and no process
-is left over, and no control character is in the log.
+tests/aio/test_abuse.py, what the parser alone decides in
+tests/protocol/test_gatekeeper_requests.py. The fixture `gate` checks the service after every test:
+a ping succeeds, no descriptor and no process is left over, no control character is in the log.
 """
 
 import os
@@ -302,6 +302,8 @@ def test_row_3_half_open_connections_have_a_cap_for_each_address(gate: Gate) -> 
         idle = [stack.enter_context(RawClient(gate.port)) for _ in range(FLOOD_CAP + 100)]
         for client in idle[FLOOD_CAP + 10 :]:
             assert client.read_to_end() == b""  # closed unanswered at once
+        # Really closed, although none of these clients has closed its end.
+        assert gate.open_descriptors() <= gate.descriptors + FLOOD_CAP
         assert all(gate_open(client) for client in idle[:10])
         with RawClient(gate.port, source="127.0.0.2").open(gate.alice) as other:
             other.send(b"0" + PING)
@@ -441,13 +443,8 @@ def test_row_25_a_current_revocation_list_without_the_user_harms_nobody(gate: Ga
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_row_20_no_certificate_no_answer(gate: Gate, version: ssl.TLSVersion) -> None:
     anonymous = context(gate.site.directory, None, version)
-    with (
-        RawClient(gate.port) as client,
-        pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE"),
-    ):
-        client.handshake(anonymous, prefixes=False)
-        client.send(b"0" + PING)
-        client.receive_to_end()
+    with pytest.raises(ssl.SSLError, match=r"CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE"):
+        query(gate.port, anonymous, b"0" + PING)
 
 
 def odd_names(site: Site) -> dict[str, bytes]:
@@ -738,6 +735,22 @@ def test_the_job_managers_port(gate: Gate) -> None:
     assert until(lambda: failure(status(gate, (port, path))) == 156)
 
 
+def test_half_open_connections_to_the_job_managers_port_count_as_well(gate: Gate) -> None:
+    port, path = submit(gate, "&(executable=/bin/sleep)(arguments=613)")
+    with ExitStack() as stack:
+        idle = [stack.enter_context(RawClient(port)) for _ in range(FLOOD_CAP + 100)]
+        for client in idle[FLOOD_CAP + 10 :]:
+            assert client.read_to_end() == b""
+        request = message(path, b'protocol-version: 2\r\n"cancel"\r\n\0')
+        with RawClient(port, source="127.0.0.2").handshake(gate.alice, prefixes=False) as other:
+            other.send(request)
+            assert failure(other.receive_to_end()) == 0
+        with RawClient(gate.port, source="127.0.0.2").open(gate.alice) as other:
+            other.send(b"0" + PING)
+            assert other.receive_to_end() == PONG
+    assert until(lambda: failure(status(gate, (port, path))) == 156)
+
+
 def test_the_job_managers_port_answers_its_owner_only(gate: Gate) -> None:
     site = gate.site
     port, path = submit(gate, "&(executable=/bin/sleep)(arguments=612)")
@@ -750,10 +763,8 @@ def test_the_job_managers_port_answers_its_owner_only(gate: Gate) -> None:
         expired = issue(site.ca, "/O=Gram Lab/CN=alice", datetime.now(UTC) - 9 * DAY)
         assert failure(status(gate, (port, path), expired)) == 162
         anonymous = context(site.directory, None)
-        with RawClient(port) as client, pytest.raises(ssl.SSLError):
-            client.handshake(anonymous, prefixes=False)
-            client.send(message(path, STATUS))
-            client.receive_to_end()
+        with pytest.raises(ssl.SSLError):
+            query(port, anonymous, message(path, STATUS))
         assert until(lambda: ACTIVE in status(gate, (port, path)))
     finally:
         query(port, gate.alice, message(path, b'protocol-version: 2\r\n"cancel"\r\n\0'))
