@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from gram.client.errors import JobFailed
+from gram.client.errors import JobFailed, JobGone
 from gram.client.gass import STDERR, STDOUT, GassServer
 from gram.client.job import Job
 from gram.client.models import JobStatus
@@ -132,6 +132,8 @@ async def _abandon(job: Job) -> None:
     try:
         async with asyncio.timeout(CANCEL_TIMEOUT):
             await job.cancel()
+    except JobGone:
+        return
     except (GramError, TimeoutError) as error:
         _log.warning("cannot cancel the abandoned job %s: %s", job.contact, error)
 
