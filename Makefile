@@ -21,6 +21,7 @@ bench: $(VENV)/.test-installed
 
 docs: $(VENV)/.test-installed
 	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m tools.generate_docs
 	$(BIN)/mkdocs build --strict
 
 peers:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import pwd
+import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +35,9 @@ __all__ = [
     "make_authoriser",
 ]
 
+REMEMBER = 1.0
+"""Seconds: clients ask several times in a row, and a map that changed counts after one second."""
+MAX_REMEMBERED = 1000
 _NO_LOGIN = ("nologin", "false")
 
 
@@ -100,15 +105,35 @@ class CheckedAuthoriser:
     """A mapper with the rules that always hold."""
 
     def __init__(
-        self, mapper: Mapper, policy: AccountPolicy, threads: Threads, *, timeout: timedelta
+        self,
+        mapper: Mapper,
+        policy: AccountPolicy,
+        threads: Threads,
+        *,
+        timeout: timedelta,
+        memory: float = 0.0,
     ) -> None:
+        """`memory`: seconds for which a yes is given again without asking; a no never is."""
         self._mapper = mapper
         self._policy = policy
         self._threads = threads
         self._timeout = timeout.total_seconds()
+        self._memory = memory
+        self._recent: OrderedDict[AuthorisationRequest, tuple[str, float]] = OrderedDict()
 
     async def authorise(self, request: AuthorisationRequest) -> str:
         """Return the account that the request may use.  Raises Denied."""
+        account, until = self._recent.get(request, ("", 0.0))
+        if time.monotonic() < until:
+            return account
+        account = await self._decide(request)
+        if self._memory:
+            self._recent[request] = account, time.monotonic() + self._memory
+            if len(self._recent) > MAX_REMEMBERED:
+                self._recent.popitem(last=False)
+        return account
+
+    async def _decide(self, request: AuthorisationRequest) -> str:
         requested = request.requested_user
         if requested is not None and not _plausible(requested):
             raise Denied(Reason.BAD_REQUEST, "the requested account cannot be a name")
@@ -159,4 +184,4 @@ def make_authoriser(config: Config, *, own_uid: int | None) -> CheckedAuthoriser
         only_uid=own_uid,
         refuse_nologin_shells=settings.refuse_nologin_shells,
     )
-    return CheckedAuthoriser(mapper, policy, threads, timeout=settings.timeout)
+    return CheckedAuthoriser(mapper, policy, threads, timeout=settings.timeout, memory=REMEMBER)

@@ -114,13 +114,17 @@ class Gatekeeper:
 
     async def handle(self, raw: RawStream) -> None:
         """Serve one connection; never raises for what a client did."""
-        with structlog.contextvars.bound_contextvars(
-            request=secrets.token_hex(6), peer=raw.peer_address
+        with (
+            structlog.contextvars.bound_contextvars(
+                request=secrets.token_hex(6), peer=raw.peer_address
+            ),
+            self._admitted(raw.peer_address) as admitted,
         ):
-            with self._admitted(raw.peer_address) as admitted:
-                if admitted:
-                    await self._connection(raw)
-            await raw.aclose()
+            if admitted:
+                await self._connection(raw)
+                await raw.aclose()  # it counts until it is closed
+            else:
+                raw.abort()  # at once: waiting for the client would go beyond the limit
 
     @contextmanager
     def _admitted(self, address: str) -> Iterator[bool]:

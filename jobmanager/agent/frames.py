@@ -296,7 +296,7 @@ class Failed(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Idle(Frame):
-    """The agent has had no work for a while; a service without any closes the connection."""
+    """Nothing was asked for a while; a service with nothing under way closes the connection."""
 
 
 REQUESTS = kinds(

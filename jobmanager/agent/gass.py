@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _READ = 65536
 _MAX_PROXY = 1 << 18
+_KEPT = 32
+"""Credentials kept ready; each costs some hundred KiB."""
 _STREAMS = ("/dev/stdout", "/dev/stderr")
 
 
@@ -131,7 +133,10 @@ class GassClient:
             identity = known[1]
         else:
             identity = await in_thread(Identity, pem, self.settings.certificates)
+            self._identities.pop(job, None)
             self._identities[job] = version, identity
+            if len(self._identities) > _KEPT:
+                del self._identities[next(iter(self._identities))]
         identity.require_valid()
         return identity
 

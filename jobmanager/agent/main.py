@@ -148,7 +148,7 @@ class UserAgent:
         self._idle_timer = self._loop.call_later(self._settings.idle_timeout, self._idle)
 
     def _idle(self) -> None:
-        if not self._tasks and not self._outputs.active:
+        if not self._tasks:
             self._link.send(frames.Idle())
         self._rest()
 

@@ -50,13 +50,6 @@ class Outputs:
         self._deliveries: dict[str, dict[tuple[Stream, str], Delivery]] = {}
         self._retired: dict[str, set[Delivery]] = {}
 
-    @property
-    def active(self) -> bool:
-        """Whether anything is being sent or waited for."""
-        return any(
-            not delivery.done for job in self._deliveries.values() for delivery in job.values()
-        )
-
     def stream(self, work: JobWork) -> None:
         """Send to the URLs of the description from now on, and no longer to others.
 

@@ -75,13 +75,6 @@ _ENCODINGS = {
 }
 _WIDE_STRINGS = (der.BMP_STRING, der.UNIVERSAL_STRING)
 
-# The types that OpenSSL converts to UTF-8 for its canonical form; T61 is read as Latin-1 there.
-_CANONICAL_ENCODINGS = {
-    tag: "latin-1" if encoding == "ascii" else encoding
-    for tag, encoding in _ENCODINGS.items()
-    if tag != der.NUMERIC_STRING
-}
-
 
 class DNError(ValueError):
     """The bytes are not a name, or the name cannot serve as an identity."""
@@ -211,8 +204,8 @@ def canonical(name: bytes) -> bytes:
 
 def _canonical_attribute(attribute: Attribute) -> bytes:
     tag, value = attribute.tag, attribute.value
-    encoding = _CANONICAL_ENCODINGS.get(tag)
-    if encoding is not None:
+    encoding = _ENCODINGS.get(tag)
+    if encoding is not None and tag != der.NUMERIC_STRING:  # OpenSSL leaves that one alone
         try:
             text = value.decode(encoding)
         except UnicodeDecodeError as error:

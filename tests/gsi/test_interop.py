@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gram.labca import Issued, LabCA, key_usage
+from gram.labca import USER_EXTENSIONS, Issued, LabCA, key_usage
 from protocol.gsi.chain import ChainRefused, Refusal, verify_chain
 from protocol.gsi.credential import Credential, write_private
 from protocol.gsi.delegation import accept_reply, make_request, sign_request
@@ -98,12 +98,13 @@ def test_proxies_of_grid_proxy_init(
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("options", [[], ["-limited"], ["-draft"]], ids=" ".join)
+@pytest.mark.parametrize("options", [[], ["-limited"], ["-draft"], ["-old"]], ids=" ".join)
 def test_same_octets_as_grid_proxy_init(
     ca: LabCA, directory: CADirectory, tmp_path: Path, options: list[str]
 ) -> None:
     """But for key, times, number and signature, our proxy is theirs."""
-    issued = ca.user("Alice", key=rsa_key("alice"))
+    extensions = PLAIN if "-old" in options else USER_EXTENSIONS
+    issued = ca.user("Alice", key=rsa_key("alice"), extensions=extensions)
     assert grid_proxy_init(directory, issued, tmp_path / "proxy", *options).returncode == 0
     theirs = Credential.load(tmp_path / "proxy")
     info = proxy_info(theirs.certificate)

@@ -60,6 +60,12 @@ AS_MEASURED = {
     "this CA without rights": (ACCESS + ACCESS.replace(b"Spec CA", b"X") + RIGHT + GOOD, False),
     "second entry of this CA allows": (ACCESS + RIGHT + BAD + USUAL, True),
     "second entry of this CA does not": (USUAL + ACCESS + RIGHT + BAD, True),
+    "a right before any entry": (RIGHT + USUAL, False),
+    "an entry cut off": (USUAL + b"access_id_CA X509\n", False),
+    "an unknown condition that would match": (
+        ACCESS + RIGHT + b"cond_time globus '/O=Spec/*'\n",
+        False,
+    ),
     "negative right": (ACCESS + b"neg_rights globus CA:sign\n" + GOOD, False),
     "junk behind": (USUAL + b"junk\n", False),
     "no condition": (ACCESS + RIGHT, True),
@@ -136,9 +142,10 @@ def test_attribute_types_have_several_names() -> None:
         cond(b"'\"/O=No/*\" /O=Spec/*'"),
         cond(b"'\"/O=Spec/*'"),
         cond(b"'/O=Spec/*'x"),
+        cond(b"'\"/O=Spec/*\" /O=No/*'"),
         USUAL + b"\0\n",
     ],
-    ids=["positive and negative", "other right behind", "mixed", "unclosed", "joined", "NUL"],
+    ids=["positive and negative", "other right", "mixed", "unclosed", "joined", "mixed 2", "NUL"],
 )
 def test_stricter_than_the_reference(policy: bytes) -> None:
     assert not allows(policy)

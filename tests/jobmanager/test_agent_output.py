@@ -420,6 +420,21 @@ async def test_a_redirection_from_a_file_sends_the_jobs_part_of_it(
     assert (lab.home / "log").read_text() == "of another job\nof this job\n"
 
 
+async def test_what_was_written_before_a_second_opening_counts(
+    lab: AgentLab, server: GassServer
+) -> None:
+    (lab.home / "log").write_text("of another job\n")
+    files = await lab.create(stdout=to("log"))
+    for text in (b"first\n", b"second\n"):
+        running = await start(lab, files)
+        running.say(text)
+        running.end()
+    await (await lab.agent()).finish_output(
+        with_paths(files.paths, files, stdout=to(f"{server.url}/new"))
+    )
+    assert server.files["/new"] == b"first\nsecond\n"
+
+
 async def test_a_redirection_to_nowhere(lab: AgentLab) -> None:
     files = await lab.create(stdout=to("http://127.0.0.1:1/dead"))
     running = await start(lab, files)

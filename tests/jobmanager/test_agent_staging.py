@@ -204,6 +204,31 @@ async def test_a_server_that_dies_in_the_middle(lab: AgentLab, server: GassServe
     assert not (lab.home / "a").exists()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 404 a\0b\xff\x1b[31m\r\n\r\n",
+        b"HTTP/1.1 404 " + b"x" * 6000 + b"\r\n\r\n",
+        b"not HTTP at all\r\n\r\n",
+        b"HTTP/1.1 200 Ok\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 Ok\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"x" * 100_000,
+        b"",
+    ],
+)
+async def test_a_server_that_answers_nonsense(lab: AgentLab, answer: bytes) -> None:
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}/x"
+        error = await fails(lab, await lab.create(file_stage_in=copies((url, "x"))))
+    assert error.code is ErrorCode.STAGE_IN_FAILED
+    assert len(lab.tasks) == 1  # the agent has survived it
+
+
 async def test_a_server_that_says_nothing(tmp_path: Path, server: GassServer) -> None:
     server.hold = asyncio.Event()
     async with agent_lab(tmp_path / "home", settings=Settings(stall_timeout=0.2)) as lab:

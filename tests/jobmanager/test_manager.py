@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -452,7 +453,7 @@ async def _life(
     async with asyncio.timeout(20):
         while (current := world.service.find(path)) is not None:
             if current.record.phase is Phase.UNCOMMITTED:
-                _act(world, "commit", path, container)
+                current.post(Happening(Event.COMMIT_TIMED_OUT, ErrorCode.COMMIT_TIMED_OUT))
             elif current.record.phase in {Phase.DONE, Phase.FAILED} and current._task is None:
                 current.post(Happening(Event.COMMIT_ENDED))
             elif container in world.lrm.jobs and not current.record.phase.startswith("c"):
@@ -510,12 +511,12 @@ async def _check(world: World, job: str) -> None:
     if final:
         assert once[-1][1] is record.state
     states = [JobState(row[4]) for row in rows]
-    shown = [b for a, b in zip(states, states[1:], strict=False) if a is not b]
+    shown = [b for a, b in pairwise(states) if a is not b]
     if not stops:
         assert [state for _, state in once] == shown
     assert world.service.slots(record).running == 0
     assert world.agent.directories == set()
-    assert SERVICE == record.service
+    assert record.service == SERVICE
 
 
 async def test_an_agent_that_cannot_start_fails_the_job(world: World) -> None:

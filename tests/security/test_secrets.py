@@ -146,7 +146,10 @@ async def job(site: Site, server: Server) -> AsyncIterator[tuple[Job, Path]]:
     """A running job with a canary in its environment, and where its proxy is."""
     where = site.alice.home / "where"
     where.unlink(missing_ok=True)
-    script = f"echo $X509_USER_PROXY > {where}.new; mv {where}.new {where}; sleep 300"
+    script = (
+        f"echo $X509_USER_PROXY > {where}.new; mv {where}.new {where};"
+        " exec tail -f /dev/null $0"  # $0 is the argument behind the script
+    )
     async with client_of(site.alice) as client:
         job = await client.submit(
             server.contact,

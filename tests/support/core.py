@@ -15,7 +15,7 @@ from jobmanager.contacts import ContactHandler
 from jobmanager.credentials import CredentialStore
 from jobmanager.description import JobDescription, describe, to_json
 from jobmanager.environment import Site, job_symbols, symbols
-from jobmanager.intake import Submitted, SubmitRequest
+from jobmanager.intake import SubmitRequest, Submitted
 from jobmanager.lrm.base import Observation, Observed, Submission
 from jobmanager.manager import JobManager
 from jobmanager.queries import Queries
