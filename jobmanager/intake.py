@@ -1,5 +1,6 @@
 """Takes job requests: everything of job-manager.md §2.1 that happens before the reply."""
 
+import asyncio
 import secrets
 import time
 from collections import Counter
@@ -86,10 +87,25 @@ class Intake:
         self._credentials = credentials
         self._addresses = addresses
         self._minimum_lifetime = minimum_proxy_lifetime
+        self._taken: set[asyncio.Future[Submitted]] = set()
         self._arriving: Counter[tuple[str, str]] = Counter()
 
     async def submit(self, request: SubmitRequest) -> Submitted:
-        """Take a job request: everything of job-manager.md §2.1 that happens before the reply."""
+        """Take a job request: everything of job-manager.md §2.1 that happens before the reply.
+
+        A caller that is cancelled (its client's time is over) leaves no job in between: the request
+        is taken to its end, and the job then fails, since nobody has its contact.
+        """
+        work = asyncio.ensure_future(self._submit(request))
+        self._taken.add(work)
+        work.add_done_callback(self._taken.discard)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_nobody_was_told)
+            raise
+
+    async def _submit(self, request: SubmitRequest) -> Submitted:
         try:
             return await self._accept(request)
         except GramError as error:
@@ -215,3 +231,8 @@ def _first_contact(request: SubmitRequest) -> tuple[CallbackContact, ...]:
     if not request.callback_url:
         return ()
     return (CallbackContact(request.callback_url, request.state_mask),)
+
+
+def _nobody_was_told(work: "asyncio.Future[Submitted]") -> None:
+    if not work.cancelled() and work.exception() is None:
+        work.result().replied(delivered=False)

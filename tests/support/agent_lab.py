@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from jobmanager.agent.client import Agent, AgentPool, JobFiles, Settings
+from jobmanager.agent.client import Agent, AgentPool, JobFiles, OpenedJob, Settings
 from jobmanager.agent.main import UserAgent
 from jobmanager.description import (
     Destination,
@@ -132,6 +132,30 @@ async def agent_lab(
 def with_paths(paths: JobPaths, files: JobFiles, **changes: object) -> JobFiles:
     """The same job with a changed description."""
     return JobFiles(files.id, files.contact, job(Path(paths.home), **changes), paths)
+
+
+class Running:
+    """A job's processes in the hands of the test: `say` is what they write."""
+
+    def __init__(self, opened: OpenedJob) -> None:
+        self.opened = opened
+
+    def say(self, data: bytes, *, error: bool = False, process: int = 0) -> None:
+        """Write to the standard output (or error) of one of the processes."""
+        os.write(self.opened.descriptors[1 + 3 * process + (2 if error else 1)], data)
+
+    def end(self) -> None:
+        """Close everything, as processes that end do."""
+        for descriptor in self.opened.descriptors:
+            os.close(descriptor)
+
+
+async def start(lab: AgentLab, files: JobFiles) -> Running:
+    """Open a job and stream its output."""
+    agent = await lab.agent()
+    running = Running(await agent.open_job(files))
+    await agent.stream(files)
+    return running
 
 
 def run_opened(descriptors: Sequence[int], *argv: str) -> None:

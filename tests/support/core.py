@@ -320,7 +320,6 @@ class World:
         (await Store.open(self.url)).close()
         self.writer = CrashingWriter(open_engine(self.url))
         self.writer.crashed = asyncio.Event()
-        self.writer.at, self.writer.after = at, after
         self.store = Store(self.writer)
         credentials = cast("CredentialStore", self.credentials)
         sender = Sender(self.store, credentials, VERSION, lambda _outcome, _seconds: None)
@@ -349,6 +348,7 @@ class World:
         )
         await self.service.restore()
         await self.service.resume()
+        self.writer.at, self.writer.after, self.writer.count = at, after, 0
 
     async def run(self, _stream: object, _initial: bytes, job: JobManager) -> None:
         """The renewal, in place of the delegation."""
