@@ -42,7 +42,12 @@ _NO_LOGIN = ("nologin", "false")
 
 
 class Authoriser(Protocol):
-    """Decides requests."""
+    """Decides requests.
+
+    `reads_chain`: whether decisions may depend on the client's certificates (`chain_pem`).
+    """
+
+    reads_chain: bool
 
     async def authorise(self, request: AuthorisationRequest) -> str:
         """Return the account that the request may use.  Raises Denied."""
@@ -119,6 +124,7 @@ class CheckedAuthoriser:
         self._threads = threads
         self._timeout = timeout.total_seconds()
         self._memory = memory
+        self.reads_chain = not isinstance(mapper, GridMapMapper)
         self._recent: OrderedDict[AuthorisationRequest, tuple[str, float]] = OrderedDict()
 
     async def authorise(self, request: AuthorisationRequest) -> str:

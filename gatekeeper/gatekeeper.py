@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gatekeeper.authorisation import AuthorisationRequest, Authoriser, Denied
 from gatekeeper.keypool import KeyPool
@@ -28,6 +29,7 @@ from protocol.aio.raw import RawStream
 from protocol.aio.stream import SecureStream
 from protocol.connection import Connection, Role
 from protocol.errors import GramError, RemoteProtocolError
+from protocol.gsi.chain import Peer
 from protocol.gsi.credential import Credential
 from protocol.messages import (
     HttpError,
@@ -92,7 +94,7 @@ class Gatekeeper:
         metrics: Metrics,
         deadlines: Deadlines,
         shared_contacts: ContactHandler | None,
-        requests: TokenBuckets | None = None,
+        requests: TokenBuckets,
     ) -> None:
         self._acceptor = acceptor
         self._authoriser = authoriser
@@ -104,7 +106,7 @@ class Gatekeeper:
         self._metrics = metrics
         self._deadlines = deadlines
         self._shared = shared_contacts
-        self._requests = requests or TokenBuckets(None)
+        self._requests = requests
         self._refusals = 0
         self._refusals_logged: float | None = None
 
@@ -251,6 +253,7 @@ class Gatekeeper:
             service=request.service,
             requested_user=request.user,
             address=stream.address,
+            chain_pem=_pem(stream.peer) if self._authoriser.reads_chain else None,
         )
         try:
             account = await self._authoriser.authorise(asked)
@@ -293,6 +296,10 @@ class Gatekeeper:
                 client_address=stream.address,
             )
         )
+
+
+def _pem(peer: Peer) -> bytes:
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in peer.chain)
 
 
 def _result(reply: Reply) -> str:

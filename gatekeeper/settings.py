@@ -242,7 +242,8 @@ class State(Section):
         repr=False,
     )
     retention: Duration = _key(
-        timedelta(days=7), "How long finished jobs can still be asked for; 0: not at all."
+        timedelta(days=7),
+        "How long finished jobs stay in the database, for the operator; their contacts are gone.",
     )
 
 

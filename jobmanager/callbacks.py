@@ -118,8 +118,8 @@ class CallbackSender:
         for delay in (*delays, None):
             started = time.perf_counter()
             try:
-                # The shared limit comes last: who waits for a slow listener must not use it up.
-                async with self._of_owner(entry), self._of_listener(entry), self._slots:
+                # From narrow to wide: who waits for a slow listener must not use up the others.
+                async with self._of_listener(entry), self._of_owner(entry), self._slots:
                     async with asyncio.timeout(TIMEOUT):
                         await self._post(entry)
             except (GramError, OSError, TimeoutError, ValueError) as error:

@@ -67,7 +67,7 @@ _BY_CODE = {
     ErrorCode.COMMIT_TIMED_OUT: "Submit again and commit within the time that two_phase gives.",
     ErrorCode.USER_PROXY_NOT_FOUND: _RENEW,
     ErrorCode.USER_PROXY_EXPIRED: f"The job goes on without its manager. {_RENEW}",
-    ErrorCode.JM_STOPPED: "The job goes on; a request with (restart=CONTACT) takes it over again.",
+    ErrorCode.JM_STOPPED: "The job goes on without callbacks; `gram status` still tells its state.",
     ErrorCode.JOB_CONTACT_NOT_FOUND: (
         "The job ended and was forgotten, or the contact is wrong: the server cannot tell which."
     ),

@@ -293,13 +293,6 @@ def test_a_job_sees_exactly_its_environment(alice: User, server: Server, site: S
     }  # fmt: skip
 
 
-def test_the_wall_clock_limit_ends_a_job(alice: User, server: Server) -> None:
-    rsl = "&(executable=/bin/sleep)(arguments=310)(max_wall_time=1)"
-    contact = submit(alice, server, rsl)
-    assert status(alice, contact) == "ACTIVE"
-    assert alice.run("globusrun", "-k", contact).returncode == 0
-
-
 def test_a_scratch_directory_is_there_and_goes_away(alice: User, server: Server) -> None:
     rsl = (
         "&(scratch_dir=.)(executable=/bin/sh)(directory=$(SCRATCH_DIRECTORY))"

@@ -1,6 +1,7 @@
 """The job manager core without its surroundings: real engine and store, doubles for the rest."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
+
+from sqlalchemy import event
 
 from jobmanager.agent.client import AgentPool, JobFiles
 from jobmanager.callbacks import CallbackSender
@@ -308,6 +311,7 @@ class World:
         self.heard: list[OutboxEntry] = []
         self.post_fails: list[Exception] = []
         self.renewals: list[str] = []
+        self._numbers = itertools.count(1)
         self._max_running = max_running
         self._max_jobs = max_jobs_per_account
 
@@ -318,7 +322,9 @@ class World:
     async def start(self, *, at: int = 0, after: bool = False) -> None:
         """Start a service; it crashes at the n-th access to the database after its start."""
         (await Store.open(self.url)).close()
-        self.writer = CrashingWriter(open_engine(self.url))
+        engine = open_engine(self.url)
+        event.listen(engine, "connect", _without_fsync)
+        self.writer = CrashingWriter(engine)
         self.writer.crashed = asyncio.Event()
         self.store = Store(self.writer)
         credentials = cast("CredentialStore", self.credentials)
@@ -393,7 +399,7 @@ class World:
         """Put a job into a phase, as if it had got there; nothing drives it yet."""
         now = time.time()
         record = JobRecord(
-            id=f"{len(self.service.jobs()) + 1}/7",
+            id=f"{next(self._numbers)}/7",
             owner=ALICE,
             account=ACCOUNT,
             service=SERVICE,
@@ -437,6 +443,11 @@ class World:
     def states(self) -> list[tuple[JobState, int]]:
         """State and failure code of every callback heard, in order."""
         return [(entry.state, entry.failure_code) for entry in self.heard]
+
+
+def _without_fsync(connection: Any, _record: object) -> None:  # noqa: ANN401  # DBAPI object
+    """The machine does not crash here, only the service."""
+    connection.execute("PRAGMA synchronous=OFF")
 
 
 async def until(condition: Any, seconds: float = 20) -> None:  # noqa: ANN401  # a predicate
