@@ -81,6 +81,7 @@ class Writer:
         self._trouble = trouble
         self._troubled = False
         self._observe = observe
+        self._connection: Connection | None = None
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -110,6 +111,7 @@ class Writer:
         """Finish what was handed in, then end the thread and close the database."""
         self._queue.put(None)
         self._thread.join()
+        self._disconnect()
         self._engine.dispose()
 
     def _run(self) -> None:
@@ -128,12 +130,20 @@ class Writer:
                 if not self._loop.is_closed():
                     self._loop.call_soon_threadsafe(_tell, outcomes)
 
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _commit(self, batch: list[_Order]) -> list[_Outcome]:
         started = time.perf_counter()
         try:
-            with self._engine.begin() as connection:
-                outcomes = [_Outcome(order, order.work(connection)) for order in batch]
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                outcomes = [_Outcome(order, order.work(self._connection)) for order in batch]
         except Exception as error:  # noqa: BLE001  # whatever one work raised, its caller gets it
+            self._disconnect()  # a connection that failed may be broken for good
             if len(batch) > 1:  # find the guilty one: each alone, in order
                 return [outcome for order in batch for outcome in self._commit([order])]
             return [_Outcome(batch[0], None, _as_store_error(error))]
