@@ -26,7 +26,6 @@ BMP_STRING = 0x1E
 SEQUENCE = 0x30
 SET = 0x31
 
-_MAX_LENGTH_BYTES = 4
 _HIGH_TAG = 0x1F
 
 
@@ -55,11 +54,9 @@ def read(data: bytes, offset: int = 0) -> tuple[Element, int]:
     start = offset + 2
     if length >= 0x80:
         count = length & 0x7F
-        if not 1 <= count <= _MAX_LENGTH_BYTES or start + count > len(data):
-            raise DERError("bad length")
         length = int.from_bytes(data[start : start + count], "big")
         if length < 0x80 or data[start] == 0:
-            raise DERError("length is not minimal")
+            raise DERError("length is indefinite or not minimal")
         start += count
     end = start + length
     if end > len(data):

@@ -82,8 +82,6 @@ class SigningPolicy:
         entries = []
         while statements:
             entries.append(_take_entry(statements))
-        if not entries:
-            raise PolicyError("the file has no entry")
         return cls(tuple(entries))
 
     def check(self, issuer: str, subject: str) -> None:
