@@ -9,6 +9,7 @@ Either way only the owner of a job is answered: anybody else learns nothing abou
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -176,9 +177,14 @@ class ContactHandler:
         """Serve a connection that nobody has counted yet, within the limits."""
         if not self.limits.enter(raw.peer_address):
             self.observe("handshake", "refused-limit")
+            raw.abort()  # at once: waiting for the client would go beyond the limit
             return
         try:
-            await self.handle(raw, acceptor)
+            # The listener was opened by some request; its log context is not this connection's.
+            with structlog.contextvars.bound_contextvars(
+                request=secrets.token_hex(6), peer=raw.peer_address
+            ):
+                await self.handle(raw, acceptor)
         finally:
             self.limits.leave(raw.peer_address)
 
@@ -190,12 +196,12 @@ class ContactHandler:
         except (GramError, OSError, TimeoutError) as error:
             self.limits.failed(raw.peer_address)
             self.observe("handshake", "failed")
-            log.info("contact.handshake-failed", peer=raw.peer_address, reason=str(error))
+            log.info("contact.handshake-failed", reason=str(error))
             return
         try:
             await self._serve(stream)
         except (GramError, OSError, TimeoutError) as error:
-            log.info("contact.broken", peer=stream.address, reason=str(error))
+            log.info("contact.broken", reason=str(error))
         finally:
             await stream.aclose()
 

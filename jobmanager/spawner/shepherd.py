@@ -148,7 +148,9 @@ class Shepherd:
             self._finish()
         elif self._killing:
             signal_members(signal.SIGKILL)
-        elif self._kill_at is None and self._processes.all_main_ended():
+        elif self._kill_at is not None:
+            signal_members(signal.SIGTERM)  # who was forked while the first round went out
+        elif self._processes.all_main_ended():
             self._stop(_LEFTOVER_GRACE)
 
     def _reach_wall_limit(self) -> None:

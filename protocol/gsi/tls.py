@@ -21,6 +21,7 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509, X509StoreFlags
 
 from protocol.errors import GramError
+from protocol.gsi.certificate import PARSING_ERRORS
 from protocol.gsi.chain import ChainRefused, Peer, Refusal, verify_chain
 from protocol.gsi.credential import Credential
 from protocol.gsi.directory import CADirectory
@@ -265,7 +266,7 @@ class TLSSession:
         """Apply both verdicts to the peer's chain; our own gives the better explanation."""
         try:
             chain = self._peer_chain()
-        except ValueError as error:  # a certificate that OpenSSL reads and `cryptography` does not
+        except PARSING_ERRORS as error:  # what OpenSSL reads and `cryptography` does not
             return ChainRefused(Refusal.MALFORMED, f"a certificate cannot be read: {error}")
         try:
             peer = verify_chain(chain, self._context.directory)

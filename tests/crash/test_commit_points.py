@@ -237,7 +237,7 @@ async def test_what_was_not_delivered_is_delivered_after_the_restart(tmp_path: P
     await world.start()
     world.post_fails += [OSError("no route")] * 2
     job = await world.job()
-    await until(lambda: world.post_fails == [OSError] or len(world.post_fails) < 2)
+    await until(lambda: len(world.post_fails) < 2)
     await reach(job, Phase.ACTIVE)
     await world.kill()
     world.post_fails.clear()

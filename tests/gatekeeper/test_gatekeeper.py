@@ -287,7 +287,9 @@ async def test_a_client_that_leaves_without_a_request(door: Door) -> None:
 @pytest.mark.parametrize(
     ("script", "who"), [((), peer()), ((b"0",), peer()), ((b"0", b"POST "), None), ((b"D",), None)]
 )
-async def test_silence_is_cut_off(world: World, script: tuple[bytes, ...], who: Peer) -> None:
+async def test_silence_is_cut_off(
+    world: World, script: tuple[bytes, ...], who: Peer | None
+) -> None:
     door = Door(world, deadlines=Deadlines(20, 0.02, 20))
     stream = ScriptedStream(*script, ends=False, peer=who, refusal=None if who else REFUSED)
     async with asyncio.timeout(10):

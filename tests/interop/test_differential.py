@@ -1,8 +1,8 @@
 """The same command against our server and the reference: same words, same exit code.
 
-Where we say more than the reference (docs/reference/compatibility.md) two things may differ: a job's
-failure has a `Details:` line, and a refused request names what exactly is wrong in place of the
-client's general text for the error number.
+Where we say more than the reference (docs/reference/compatibility.md) two things may differ: a
+job's failure has a `Details:` line, and a refused request names what exactly is wrong in place of
+the client's general text for the error number.
 """
 
 import re

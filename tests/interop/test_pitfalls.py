@@ -542,9 +542,14 @@ def test_p17_the_contact_of_a_finished_job_still_answers(site: Site, server: Ser
     assert query(contact[0], settings, message(contact[1], STATUS)).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_p18_contacts_with_a_subject_in_the_real_clients(site: Site) -> None:
-    shared = site.configure("shared-contacts", gatekeeper='job_contacts = "shared"').start()
-    alice = site.alice
+@pytest.fixture
+def shared(site: Site) -> Iterator[Server]:
+    made = site.configure("shared-contacts", gatekeeper='job_contacts = "shared"').start()
+    yield made
+    assert made.stop() == 0, made.log
+
+
+def test_p18_contacts_with_a_subject_in_the_real_clients(shared: Server, alice: User) -> None:
     rsl = "&(executable=/bin/sleep)(arguments=506)"
     job = alice.run("globusrun", "-b", "-r", shared.contact, rsl)
     found = re.search(r"https://localhost:\d+/\d+/\d+/:/\S.*", job.stdout.decode())
@@ -566,7 +571,6 @@ def test_p18_contacts_with_a_subject_in_the_real_clients(site: Site) -> None:
             break
     output = alice.run("globus-job-get-output", "-r", shared.contact, contact)
     assert output.stdout == b"kept\n", output.stderr
-    assert shared.stop() == 0, shared.log
 
 
 # --- P20, P22: refusals ---------------------------------------------------------------------------

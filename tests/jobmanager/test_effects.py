@@ -47,7 +47,7 @@ async def test_a_submission_of_unknown_outcome_is_looked_for(world: World) -> No
         world.lrm.submit = submit  # type: ignore[method-assign]  # as before
         raise LRMUnavailableError("the answer was lost")
 
-    world.lrm.submit = lost  # type: ignore[method-assign,assignment]  # once
+    world.lrm.submit = lost  # type: ignore[method-assign]  # once
     job = await world.job()
     await reach(job, Phase.ACTIVE)
     assert list(world.lrm.submissions.values()) == [1]

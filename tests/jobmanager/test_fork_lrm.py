@@ -301,9 +301,9 @@ async def test_reasons(
 async def test_every_call_is_measured(lrm: ForkLRM, spawner: Spawner) -> None:
     told: list[tuple[str, str, bool]] = []
 
-    def observe(name: str, operation: str, seconds: float, *, failed: bool) -> None:
+    def observe(lrm: str, operation: str, seconds: float, *, failed: bool) -> None:
         assert seconds >= 0
-        told.append((name, operation, failed))
+        told.append((lrm, operation, failed))
 
     measured = MeasuredLRM(lrm, observe)
     measured.on_observation = lambda _container, _seen: None

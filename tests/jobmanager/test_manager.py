@@ -487,6 +487,8 @@ def _act(world: World, action: str, path: str, container: str) -> list[asyncio.T
             return [asyncio.create_task(world.ask(SignalQuery(path, Signal.COMMIT_REQUEST)))]
         case "status":
             return [asyncio.create_task(world.ask(StatusQuery(path)))]
+        case _:  # "end" or "lost" of what is not there
+            return []
     return []
 
 

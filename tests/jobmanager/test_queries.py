@@ -1,6 +1,6 @@
 """Every query in every phase, against the tables of job-manager.md §2.5 and wire-protocol.md §7."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from protocol.messages import (
     UnregisterQuery,
 )
 from protocol.tables import ErrorCode, JobState, Signal
-from tests.support.core import ALICE, ALL, BOB, LISTENER, World, reach, until
+from tests.support.core import ALICE, ALL, BOB, LISTENER, RSL, World, reach, until
 
 DENIED = ErrorCode.JOB_QUERY_DENIAL
 UNIMPLEMENTED = ErrorCode.UNIMPLEMENTED
@@ -52,7 +52,7 @@ ENDED = {"done", "failed"}
 STOPPED = {"stopped", "stopped-done"}
 RUNNING = BEFORE | AT_LRM
 
-QUERIES = {
+QUERIES: dict[str, Callable[[str], Query]] = {
     "status": lambda path: StatusQuery(path),
     "cancel": lambda path: CancelQuery(path),
     "signal-1": lambda path: SignalQuery(path, Signal.CANCEL, "x"),
@@ -126,7 +126,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def placed(world: World, place: str, *, two_phase: bool) -> JobManager:
     phase, state, changes = PLACES[place]
-    return await world.place(phase, state, two_phase=60 if two_phase else 0, **changes)
+    seconds = 60 if two_phase else 0
+    return await world.place(phase, state, RSL, two_phase=seconds, **changes)
 
 
 @pytest.mark.parametrize("two_phase", [False, True], ids=["one-phase", "two-phase"])

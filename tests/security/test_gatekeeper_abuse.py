@@ -115,8 +115,7 @@ class Gate:
         self.processes = len(descendants(self.server.pid))
 
     def check(self) -> None:
-        """The service is well and nothing is left."""
-        assert self.ask(PING) == PONG
+        """Nothing is left and the service is well."""
         settled = until(
             lambda: (
                 self.open_descriptors() <= self.descriptors
@@ -125,6 +124,7 @@ class Gate:
         )
         now = self.open_descriptors(), len(descendants(self.server.pid))
         assert settled, f"{now} descriptors and processes, {self.descriptors, self.processes} idle"
+        assert self.ask(PING) == PONG
         log = self.server.log_path.read_bytes()
         assert not re.search(rb"[\0-\x09\x0b-\x1f\x7f]", log)
         assert b"Traceback" not in log
@@ -319,20 +319,24 @@ def test_a_port_scan_leaves_nothing(gate: Gate) -> None:
             client.sock.close()
 
 
-def test_failed_handshakes_shut_out_their_address_only(site: Site) -> None:
-    server = site.configure(
-        "rated", gatekeeper='failed_handshake_rate_per_address = "20/h"'
-    ).start()
-    port = int(server.contact.rpartition(":")[2])
+@pytest.fixture
+def rated(site: Site) -> Iterator[int]:
+    """The port of a service that lets an address fail twenty times."""
+    server = site.configure("rated", gatekeeper='failed_handshake_rate_per_address = "20/h"')
+    server.start()
+    yield int(server.contact.rpartition(":")[2])
+    assert server.stop() == 0, server.log
+
+
+def test_failed_handshakes_shut_out_their_address_only(site: Site, rated: int) -> None:
     settings = context(site.directory, site.alice.credential)
     for _ in range(30):
-        assert knock(port, b"GET / HTTP/1.1\r\n\r\n") == b""
-    with RawClient(port) as client, pytest.raises(ssl.SSLError):
+        assert knock(rated, b"GET / HTTP/1.1\r\n\r\n") == b""
+    with RawClient(rated) as client, pytest.raises(ssl.SSLError):
         client.handshake(settings)
-    with RawClient(port, source="127.0.0.2").open(settings) as other:
+    with RawClient(rated, source="127.0.0.2").open(settings) as other:
         other.send(b"0" + PING)
         assert other.receive_to_end() == PONG
-    assert server.stop() == 0, server.log
 
 
 # --- rows 20 to 31: certificates ------------------------------------------------------------------

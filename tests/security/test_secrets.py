@@ -7,7 +7,7 @@ import re
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -106,7 +106,9 @@ def public_text(pem: bytes) -> set[bytes]:
 def test_the_whole_state_is_private_from_its_creation(site: Site) -> None:
     server = site.configure("private")
     modes = Modes(server.config.parent / "state")
-    with modes.watching():
+    with ExitStack() as stack:
+        stack.callback(server.stop)  # whatever happens; the second time it does nothing
+        stack.enter_context(modes.watching())
         server.start()
         rsl = f'&(executable=/bin/sh)(arguments=-c "sleep 0.1")(environment=(SECRET {CANARY}))'
         asyncio.run(run_jobs(site, server, rsl))

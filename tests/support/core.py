@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,7 +96,7 @@ class FakeLRM:
         self.forgotten: list[str] = []
         self.fails: dict[str, list[Exception]] = {}
         self.gates: dict[str, asyncio.Event] = {}
-        self.on_observation = lambda _container, _seen: None
+        self.on_observation: Callable[[str, Observation], None] = lambda _container, _seen: None
 
     async def _pass(self, operation: str) -> None:
         if (gate := self.gates.get(operation)) is not None:
