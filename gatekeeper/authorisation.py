@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gatekeeper.callouts import CommandMapper, PluginMapper, load_plugin
-from gatekeeper.decision import AuthorisationRequest, Denied, Mapper, Reason, Threads
+from gatekeeper.decision import AuthorisationRequest, Denied, Mapper, Reason
 from gatekeeper.gridmap import MAX_ACCOUNT_LENGTH, GridMapError, GridMapFile, Mapped
+from protocol.aio.threads import Threads
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -38,6 +39,7 @@ __all__ = [
 REMEMBER = 1.0
 """Seconds: clients ask several times in a row, and a map that changed counts after one second."""
 MAX_REMEMBERED = 1000
+MAX_THREADS = 4
 _NO_LOGIN = ("nologin", "false")
 
 
@@ -176,7 +178,7 @@ def make_authoriser(config: Config, *, own_uid: int | None) -> CheckedAuthoriser
     """
     settings = config.authorisation
     plugin = None if settings.plugin is None else load_plugin(settings.plugin)
-    threads = Threads()
+    threads = Threads(MAX_THREADS, "authorise")
     mapper: Mapper
     if settings.command is not None:
         mapper = CommandMapper(settings.command, threads, timeout=settings.timeout)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import structlog
 
 from gatekeeper.config import ConfigError
-from gatekeeper.decision import AuthorisationRequest, Denied, Reason, Threads
+from gatekeeper.decision import AuthorisationRequest, Denied, Reason
+from protocol.aio.threads import Threads
 
 if TYPE_CHECKING:
     from datetime import timedelta

@@ -1,21 +1,10 @@
-"""What an authorisation decision is made of: the request, the refusal, and threads to decide in."""
+"""What an authorisation decision is made of: the request, the refusal, who names an account."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-MAX_THREADS = 4
-
-Result = TypeVar("Result")
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,37 +76,3 @@ class Mapper(Protocol):
 
     async def map(self, request: AuthorisationRequest) -> str:
         """Return the account, the requested one if there is one.  Raises Denied."""
-
-
-class Threads:
-    """A few threads for what blocks: name services, files, functions of a site.
-
-    A function that hangs occupies its thread for good; when all hang, decisions time out.  The
-    threads are daemons, unlike an executor's: what hangs must not keep the process from ending.
-    """
-
-    def __init__(self) -> None:
-        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        for number in range(MAX_THREADS):
-            name = f"authorise-{number}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
-
-    async def run(self, function: Callable[[], Result]) -> Result:
-        """Run a function in a thread and return its result, or raise what it raises."""
-        future: Future[Result] = Future()
-        self._work.put((future, function))
-        return await asyncio.wrap_future(future)
-
-    def close(self) -> None:
-        """End the threads that are idle, and the others when they are done."""
-        for _ in range(MAX_THREADS):
-            self._work.put(None)
-
-    def _serve(self) -> None:
-        while (item := self._work.get()) is not None:
-            future, function = item
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function())
-                except BaseException as error:  # noqa: BLE001 - it is raised where run() is awaited
-                    future.set_exception(error)

@@ -119,7 +119,7 @@ class Connector:
         session = TLSSession(self._contexts.current(), server_name=server_name)
         reader = TokenReader()
         async with _closing_on_failure(raw, session, timeout):
-            first = await run_crypto(session.advance)
+            first = session.advance()  # no private key and no file is needed for a hello
             last = await _handshake(raw, session, reader, first, prefixes=gatekeeper)
             if last:
                 await raw.send(wrap_token(last) if gatekeeper else last)

@@ -5,13 +5,12 @@ The rules about records and ends are those of wire-protocol.md 1.4, 1.5, 1.9 and
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from protocol.aio.raw import ByteStream, ConnectionLost
+from protocol.aio.threads import Threads
 from protocol.errors import GramError, RemoteProtocolError
 from protocol.gsi.chain import ChainRefused, Peer
 from protocol.gsi.tls import RECORD, TLSSession
@@ -29,15 +28,14 @@ _BATCH: Final = 16 * RECORD  # plain text per socket write of a long message
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
-_crypto = ThreadPoolExecutor(max_workers=2, thread_name_prefix="gsi")
+_crypto = Threads(2, "gsi")
 
 
 async def run_crypto(
     function: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs
 ) -> _Result:
     """Run slow public-key work in one of the two threads shared by all connections."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_crypto, lambda: function(*args, **kwargs))
+    return await _crypto.run(lambda: function(*args, **kwargs))
 
 
 class SecureStream(Protocol):

@@ -16,6 +16,7 @@ import pytest
 
 from gatekeeper import callouts
 from gatekeeper.authorisation import (
+    MAX_THREADS,
     AccountPolicy,
     AuthorisationRequest,
     CheckedAuthoriser,
@@ -26,9 +27,10 @@ from gatekeeper.authorisation import (
 )
 from gatekeeper.callouts import CommandMapper, PluginMapper, load_plugin
 from gatekeeper.config import Config, ConfigError
-from gatekeeper.decision import MAX_THREADS, Mapper, Threads
+from gatekeeper.decision import Mapper
 from gatekeeper.gridmap import GridMapFile
 from gatekeeper.settings import Authorisation, Gatekeeper
+from protocol.aio.threads import Threads
 
 ACCOUNTS = {
     name: pwd.struct_passwd((name, "x", uid, gid, "", "/home", shell))
@@ -50,7 +52,7 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def threads() -> AsyncIterator[Threads]:
-    threads = Threads()
+    threads = Threads(MAX_THREADS, "authorise")
     yield threads
     threads.close()
 
