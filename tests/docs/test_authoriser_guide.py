@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gatekeeper.callouts import CommandMapper, PluginMapper
-from gatekeeper.decision import AuthorisationRequest, Denied, Threads
+from gatekeeper.decision import AuthorisationRequest, Denied
+from protocol.aio.threads import Threads
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "write-an-authoriser.md"
 PROGRAM, FUNCTION = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -24,7 +25,7 @@ async def test_the_program(tmp_path: Path) -> None:
     path = tmp_path / "gram-authorise"
     path.write_text(PROGRAM.replace("/usr/bin/python3", sys.executable))
     path.chmod(0o755)
-    threads = Threads()
+    threads = Threads(1, "authorise")
     mapper = CommandMapper((str(path),), threads, timeout=timedelta(seconds=30))
     assert await mapper.map(asked(STAFF)) == "alice"
     assert await mapper.map(asked(STUDENT)) == "guest"
@@ -36,7 +37,7 @@ async def test_the_program(tmp_path: Path) -> None:
 async def test_the_function() -> None:
     module = types.ModuleType("accounts")
     exec(FUNCTION, module.__dict__)  # noqa: S102 - it is the guide's own text
-    threads = Threads()
+    threads = Threads(1, "authorise")
     mapper = PluginMapper("accounts:authorise", module.authorise, threads)
     assert await mapper.map(asked(STAFF)) == "alice"
     with pytest.raises(Denied):
