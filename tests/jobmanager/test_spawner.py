@@ -111,7 +111,10 @@ async def test_signal_dispositions_umask_and_limits_are_fresh(jobs: Harness) -> 
     script = "grep -E '^Sig(Ign|Blk)' /proc/self/status; umask; ulimit -c"
     await jobs.run("fresh", SH, "-c", script)
     lines = jobs.output("fresh").split("\n")
-    assert [line.split()[1] for line in lines[:2]] == ["0" * 16] * 2
+    # Signals 32 and 33 belong to the C library: its posix_spawn, which make uses, leaves them
+    # ignored, and sigaction does not let anybody change that.
+    library = 0b11 << 31
+    assert [int(line.split()[1], 16) & ~library for line in lines[:2]] == [0, 0]
     assert lines[2] in ("0022", "022")
     assert lines[3] == "0"
 
