@@ -5,7 +5,7 @@ from typing import Protocol
 
 from jobmanager.manager import JobManager
 from protocol.aio.delegation import receive_renewal
-from protocol.aio.stream import SecureStream
+from protocol.aio.stream import SecureStream, run_crypto
 from protocol.errors import GramError
 from protocol.gsi.chain import ChainRefused, verify_chain
 from protocol.gsi.credential import Credential
@@ -47,7 +47,7 @@ class Renewal:
         key = await self._keys(job.record.owner)
         credential = await receive_renewal(stream, initial, key.key, key.request)
         try:
-            peer = verify_chain(credential.certificates, self._trusted)
+            peer = await run_crypto(verify_chain, credential.certificates, self._trusted)
         except ChainRefused as error:
             text = f"the renewed credential is refused: {error}"
             raise GramError(ErrorCode.DELEGATION_FAILED, text) from error
