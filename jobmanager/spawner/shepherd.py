@@ -204,6 +204,10 @@ class Shepherd:
         record = self._processes.record(self._request, self._job.started, self._reason)
         try:
             written = spool.write_record(record)
+        except FileNotFoundError:  # the spool was removed: nobody could ever read the record
+            self._tell(frames.Ended(record))
+            self._loop.stop()
+            return
         except OSError:  # no space: the record has to wait, not to be lost
             self._loop.later(_RETRY_RECORD, self._finish)
             return

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -196,3 +197,10 @@ async def test_a_frozen_job_can_be_killed(jobs: Harness) -> None:
     await jobs.client.kill("frozen", 20.0)
     record = await jobs.end("frozen")
     assert (record.reason, record.processes[0].signal) == ("killed", signal.SIGTERM)
+
+
+async def test_a_shepherd_whose_spool_was_removed_does_not_stay(jobs: Harness) -> None:
+    launched = await jobs.launch("homeless", "/bin/sleep", "1000")
+    shutil.rmtree(jobs.spool)
+    os.kill(launched.pids[0], signal.SIGKILL)
+    await until(lambda: not alive(launched.shepherd))
