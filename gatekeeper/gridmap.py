@@ -111,12 +111,6 @@ class GridMap:
             return NotMapped(Refusal.BAD_ACCOUNT, f"line {entry.line}: no usable account name")
         return Mapped(account)
 
-    def names_of(self, account: str) -> str | None:
-        """Return the name mapped to an account: the first by default, else the first at all."""
-        first = (entry.dn for entry in self.entries if entry.accounts[:1] == (account,))
-        elsewhere = (entry.dn for entry in self.entries if account in entry.accounts)
-        return next(first, None) or next(elsewhere, None)
-
 
 def parse(data: bytes) -> GridMap:
     """Parse a grid-mapfile (8.1).  Never raises; lines that break the grammar are skipped."""

@@ -15,11 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-from protocol.gsi.delegation import generate_key, make_request
-
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+from protocol.gsi.delegation import DelegationKey as PrivateKey
+from protocol.gsi.delegation import generate_ec_key, generate_key, make_request
 
 MAX_IDENTITIES = 10_000
 
@@ -34,7 +31,7 @@ class DelegationKey:
 
 
 def _make(elliptic: bool) -> tuple[PrivateKey, bytes]:
-    key: PrivateKey = ec.generate_private_key(ec.SECP256R1()) if elliptic else generate_key()
+    key: PrivateKey = generate_ec_key() if elliptic else generate_key()
     return key, make_request(key)
 
 
@@ -65,7 +62,7 @@ class KeyPool:
         self._used: OrderedDict[str, DelegationKey] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, "delegation-keys", initializer=_low_priority)
         self._filler: asyncio.Task[None] | None = None
-        self.refused_request = make_request(ec.generate_private_key(ec.SECP256R1()))
+        self.refused_request = make_request(generate_ec_key())
         """What clients get that will be refused anyway: nobody keeps the key."""
 
     async def start(self) -> None:

@@ -364,13 +364,3 @@ class Config(Section):
                 f"allowed: {', '.join(self.services)}"
             )
         return self
-
-    def find_service(self, name: str) -> tuple[str, ServiceSettings] | None:
-        """Return the service that a client names, and its settings; None if there is none.
-
-        "jobmanager" is the default service (gatekeeper.md 5, 7).
-        """
-        if name == "jobmanager":
-            name = self.gatekeeper.default_service
-        settings = self.services.get(name)
-        return None if settings is None else (name, settings)

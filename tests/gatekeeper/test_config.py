@@ -75,16 +75,6 @@ def test_the_documented_configuration(tmp_path: Path) -> None:
     assert config.services["jobmanager-slurm"].lrm == "slurm"
 
 
-def test_services_are_found_by_name_and_the_default_by_jobmanager(tmp_path: Path) -> None:
-    config = load(tmp_path, DESIGN)
-    for asked in ("jobmanager", "jobmanager-fork"):
-        found = config.find_service(asked)
-        assert found is not None
-        assert found == ("jobmanager-fork", config.services["jobmanager-fork"])
-    assert config.find_service("jobmanager-pbs") is None
-    assert config.find_service("") is None
-
-
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, "") == load_config(uid=0) == Config()
 

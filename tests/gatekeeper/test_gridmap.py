@@ -189,13 +189,6 @@ def test_anonymous_is_never_mapped() -> None:
         assert account(written, "") is Refusal.ANONYMOUS
 
 
-def test_reverse_lookup_prefers_default_accounts() -> None:
-    found = parse(b'"/CN=A" alice,bob\n"/CN=B" bob\n"/CN=C" carol,dave\n')
-    assert found.names_of("bob") == "/CN=B"
-    assert found.names_of("dave") == "/CN=C"
-    assert found.names_of("eve") is None
-
-
 @pytest.mark.parametrize(
     ("data", "warning"),
     [
